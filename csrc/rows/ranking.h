@@ -1,0 +1,80 @@
+// Hinge on the squared distances of a row's positive and negative; formulas in hdrm/ops/ranking.py.
+#pragma once
+
+#include "rows/distance.h"
+
+namespace hdrm {
+
+// in: u, pos, neg (tangent vectors at the origin);  out: max(0, d²(u,pos) − d²(u,neg) + margin).
+template <class T>
+struct MarginRanking {
+  static constexpr int kIn = 3, kOut = 1, kPasses = 2;
+  struct State {
+    Pair<T> pos, neg;
+    T hinge;
+  };
+  template <int pass, class Team>
+  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+    if constexpr (pass == 0) {
+      s.pos.measure(team, in[0], in[1], n);
+      s.neg.measure(team, in[0], in[2], n);
+    } else {
+      s.pos.orthogonalise(team, in[0], in[1], n);
+      s.neg.orthogonalise(team, in[0], in[2], n);
+    }
+  }
+  template <int pass>
+  static HDRM_FN void solve(const Space<T>& k, State& s) {
+    if constexpr (pass == 0) {
+      s.pos.split();
+      s.neg.split();
+    } else {
+      s.pos.solve_tangents(k);
+      s.neg.solve_tangents(k);
+      s.hinge = largest(s.pos.squared(k) - s.neg.squared(k) + k.margin, T(0));
+    }
+  }
+  template <class Team>
+  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const*, T* const* out, int,
+                            const State& s) {
+    if (team.leads()) out[0][0] = s.hinge;
+  }
+};
+
+// in: the gradient of the hinge, u, pos, neg;  out: gu, gpos, gneg.
+template <class T>
+struct MarginRankingBackward {
+  static constexpr int kIn = 4, kOut = 3, kPasses = 2;
+  struct State {
+    typename MarginRanking<T>::State f;
+    T of_pos, of_neg;  // gradients of d²(u,pos) and d²(u,neg), times ∂d²/∂w
+  };
+  template <int pass, class Team>
+  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
+    MarginRanking<T>::template reduce<pass>(team, in + 1, out, n, s.f);
+    s.of_pos = in[0][0];
+  }
+  template <int pass>
+  static HDRM_FN void solve(const Space<T>& k, State& s) {
+    MarginRanking<T>::template solve<pass>(k, s.f);
+    if constexpr (pass == 1) {
+      const T active = s.f.hinge > 0 ? 4 * k.K * s.of_pos : T(0);
+      s.of_pos = active * arc(s.f.pos.w);
+      s.of_neg = -active * arc(s.f.neg.w);
+    }
+  }
+  template <class Team>
+  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
+                            int n, const State& s) {
+    const T *u = in[1], *pos = in[2], *neg = in[3];
+    T *gu = out[0], *gpos = out[1], *gneg = out[2];
+    team.each(n, [&](int i) {
+      gu[i] = s.of_pos * s.f.pos.slope_x(u, pos, i) + s.of_neg * s.f.neg.slope_x(u, neg, i);
+      gpos[i] = s.of_pos * s.f.pos.slope_y(u, pos, i);
+      gneg[i] = s.of_neg * s.f.neg.slope_y(u, neg, i);
+    });
+    if (team.leads()) gu[0] = gpos[0] = gneg[0] = 0;
+  }
+};
+
+}  // namespace hdrm

@@ -1,0 +1,94 @@
+"""Folders that come with their own split: the authors' ``.npy`` lists and LightGCN's text files."""
+
+from __future__ import annotations
+
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from hdrm.data.splits import Splits
+
+
+def read_npy_folder(folder: Path) -> Splits:
+    """``train_list.npy``, ``valid_list.npy``, ``test_list.npy``: integers of shape (n, 2)."""
+    return tuple(_read_npy(folder / f"{name}_list.npy") for name in ("train", "valid", "test"))
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        pairs = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} is missing: a folder of .npy lists holds train_list.npy, valid_list.npy and "
+            "test_list.npy"
+        ) from None
+    except (ValueError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a readable .npy array of integers: {reason}") from None
+    if not isinstance(pairs, np.ndarray):  # an .npz archive under another name
+        raise ValueError(f"{path} is not an .npy array; save it with numpy.save")
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(f"{path}: expected shape (n, 2) of (user, item), got {pairs.shape}")
+    if pairs.dtype.kind not in "iu":
+        nan = pairs.dtype.kind == "f" and np.isnan(pairs).any()
+        raise ValueError(
+            f"{path}: expected integer ids, got {pairs.dtype}{' with NaN' if nan else ''}; "
+            "convert with .astype(numpy.int64)"
+        )
+    if pairs.dtype == np.uint64 and pairs.size and pairs.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{path}: id {pairs.max()} does not fit int64")
+    if pairs.size and pairs.min() < 0:
+        row = int(np.argmax((pairs < 0).any(axis=1)))
+        raise ValueError(f"{path}: negative id in row {row}: {pairs[row].tolist()}")
+    return np.ascontiguousarray(pairs, dtype=np.int64)
+
+
+def read_lightgcn_folder(folder: Path) -> tuple[Splits, int]:
+    """``train.txt``, ``test.txt`` and, if present, ``valid.txt``; a line is ``user item item …``.
+
+    Returns the splits (valid of shape (0, 2) without a file) and the number of users, which counts
+    users whose lines hold no items.
+    """
+    splits, num_users = [], 0
+    for name in ("train", "valid", "test"):
+        path = folder / f"{name}.txt"
+        if name == "valid" and not path.exists():
+            splits.append(np.empty((0, 2), dtype=np.int64))
+            continue
+        pairs, users = _read_adjacency(path)
+        splits.append(pairs)
+        num_users = max(num_users, users)
+    return tuple(splits), num_users
+
+
+def _read_adjacency(path: Path) -> tuple[np.ndarray, int]:
+    users, counts, items = array("q"), array("q"), array("q")
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                fields = line.split()
+                if not fields:
+                    continue
+                try:
+                    user, *rest = map(int, fields)
+                    users.append(user)
+                    items.extend(rest)
+                except (ValueError, OverflowError):
+                    text = line.decode("utf-8", "replace").strip()[:60]
+                    raise ValueError(
+                        f"{path}, line {number}: expected integers 'user item item …', "
+                        f"got {text!r}"
+                    ) from None
+                if user < 0 or min(rest, default=0) < 0:
+                    raise ValueError(f"{path}, line {number}: negative id {min(user, *rest)}")
+                counts.append(len(rest))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} is missing: a LightGCN folder holds train.txt and test.txt"
+        ) from None
+    owners = np.frombuffer(users, dtype=np.int64) if users else np.empty(0, dtype=np.int64)
+    pairs = np.empty((len(items), 2), dtype=np.int64)
+    pairs[:, 0] = np.repeat(owners, np.asarray(counts, dtype=np.int64))
+    pairs[:, 1] = items
+    return pairs, int(owners.max(initial=-1)) + 1

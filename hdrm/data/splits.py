@@ -1,0 +1,100 @@
+"""Dividing (user, item) pairs into train, valid and test, and keeping the three disjoint."""
+
+from __future__ import annotations
+
+import numpy as np
+
+VALID_SHARE = 0.1
+TEST_SHARE = 0.2
+
+Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def first_occurrences(pairs: np.ndarray) -> np.ndarray:
+    """Bool (n,): True where a pair of the (n, 2) non-negative ids occurs for the first time."""
+    keep = np.zeros(len(pairs), dtype=bool)
+    if len(pairs):
+        # user * width + item fits int64: Dataset bounds both ids by 2^31.
+        key = pairs[:, 0] * (pairs[:, 1].max() + 1) + pairs[:, 1]
+        keep[np.unique(key, return_index=True)[1]] = True
+    return keep
+
+
+def make_disjoint(splits: Splits) -> tuple[Splits, list[str]]:
+    """Collapse repeated pairs within each split and across splits; train wins, then valid.
+
+    A test pair that is also in train could never be recommended (training items are masked) and
+    would only depress the metrics. Splits without repetition are returned untouched.
+
+    Returns the splits and one remark per split that lost pairs.
+    """
+    keep = first_occurrences(np.concatenate(splits))
+    bounds = np.cumsum([len(split) for split in splits])[:-1]
+    kept, notes = [], []
+    for name, split, mask in zip(("train", "valid", "test"), splits, np.split(keep, bounds)):
+        dropped = len(split) - int(mask.sum())
+        kept.append(split[mask] if dropped else split)
+        if dropped:
+            notes.append(f"{dropped:,} repeated interactions were dropped from {name}")
+    return tuple(kept), notes
+
+
+def by_time(pairs: np.ndarray, time: np.ndarray) -> Splits:
+    """Global split in time: the first 70 % train, the next 10 % validate, the last 20 % test.
+
+    Nothing in train is later than anything in test, whoever the user. Users and items first seen
+    late have no training interactions. ``time`` is (n,) and comparable; equal times keep their
+    order.
+    """
+    ordered = pairs[np.argsort(time, kind="stable")]
+    test = round_half_up(len(pairs) * (1 - TEST_SHARE))
+    valid = round_half_up(len(pairs) * (1 - TEST_SHARE - VALID_SHARE))
+    return _not_empty((ordered[:valid], ordered[valid:test], ordered[test:]), len(pairs))
+
+
+def per_user(pairs: np.ndarray, seed: int) -> Splits:
+    """Random split of each user's items, 70 / 10 / 20 rounded; every user keeps one in train."""
+    return _not_empty(_split_each_user(pairs, seed, VALID_SHARE, TEST_SHARE), len(pairs))
+
+
+def carve_validation(train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Move a random 10 % (rounded) of each user's training items to a validation split.
+
+    Returns (train, valid); every user keeps at least one training item.
+    """
+    train, valid, _ = _split_each_user(train, seed, VALID_SHARE, 0.0)
+    if not len(valid):
+        raise ValueError(
+            f"cannot carve a validation split from {len(train):,} interactions: no user has 5 or "
+            "more training items; provide a validation split"
+        )
+    return train, valid
+
+
+def round_half_up(value):
+    """Nearest integer; unlike Python's and numpy's rounding, halves always go up."""
+    return np.floor(np.asarray(value) + 0.5).astype(np.int64)
+
+
+def _split_each_user(pairs: np.ndarray, seed: int, valid: float, test: float) -> Splits:
+    key = np.random.Generator(np.random.PCG64(seed)).random(len(pairs))
+    ordered = pairs[np.lexsort((key, pairs[:, 0]))]
+    users = ordered[:, 0]
+    counts = np.bincount(users)
+    ends = np.cumsum(counts)
+    num_test, num_valid = round_half_up(counts * test), round_half_up(counts * valid)
+    # Items left in the user's run, this one included: the last ones are test, before them valid.
+    left = ends[users] - np.arange(len(users))
+    is_test = left <= num_test[users]
+    is_valid = (left <= (num_test + num_valid)[users]) & ~is_test
+    return ordered[~is_test & ~is_valid], ordered[is_valid], ordered[is_test]
+
+
+def _not_empty(splits: Splits, total: int) -> Splits:
+    sizes = [len(split) for split in splits]
+    if 0 in sizes:
+        raise ValueError(
+            f"too few interactions to split 70/10/20: {total:,} distinct interactions gave "
+            "train/valid/test = " + "/".join(map(str, sizes)) + "; provide more data"
+        )
+    return splits

@@ -1,0 +1,236 @@
+"""Sparse structure: CSR index arrays without values, and the bipartite user–item graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import native
+
+
+@dataclass(frozen=True, eq=False)
+class CSR:
+    """A sparse 0/1 matrix in compressed sparse rows; no values are stored.
+
+    Attributes:
+        rowptr: int64 (num_rows + 1,), offsets of the rows into ``col``.
+        col: int32 (…), ascending within a row; entry j stands for column ``col[j] - offset``.
+            It may be longer than ``rowptr[-1]``: a CSR can be a view of a larger one's head.
+        num_cols: number of columns.
+        offset: subtracted from every entry of ``col``.
+    """
+
+    rowptr: Tensor
+    col: Tensor
+    num_cols: int
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        for name, tensor, dtype in (
+            ("rowptr", self.rowptr, torch.int64),
+            ("col", self.col, torch.int32),
+        ):
+            if tensor.dtype != dtype or tensor.dim() != 1:
+                raise TypeError(
+                    f"CSR: {name} must be a 1-d {dtype} tensor, got {tensor.dtype} of shape "
+                    f"{tuple(tensor.shape)}; CSR.from_pairs builds one from index pairs"
+                )
+        if self.rowptr.numel() < 1:
+            raise ValueError("CSR: rowptr must have num_rows + 1 entries, got none")
+        if self.rowptr.device != self.col.device:
+            raise ValueError(
+                f"CSR: rowptr is on {self.rowptr.device}, col on {self.col.device}"
+            )
+
+    @classmethod
+    def from_pairs(cls, rows, cols, num_rows: int, num_cols: int) -> CSR:
+        """The matrix with a 1 at every (row, col) pair; duplicates count once.
+
+        Args:
+            rows, cols: integer arrays or tensors of one length.
+            num_rows, num_cols: the matrix's size.
+
+        Raises:
+            TypeError, ValueError: not integers, lengths differ, or ids out of range.
+        """
+        rows, cols = _ids("rows", rows, num_rows), _ids("cols", cols, num_cols)
+        _same_length(rows, cols)
+        order = np.unique(rows * num_cols + cols) if len(rows) else rows
+        rowptr = np.zeros(num_rows + 1, np.int64)
+        np.cumsum(np.bincount(order // max(num_cols, 1), minlength=num_rows), out=rowptr[1:])
+        col = (order % max(num_cols, 1)).astype(np.int32)
+        return cls(torch.from_numpy(rowptr), torch.from_numpy(col), num_cols)
+
+    @property
+    def num_rows(self) -> int:
+        return self.rowptr.numel() - 1
+
+    @property
+    def nnz(self) -> int:
+        return int(self.rowptr[-1] - self.rowptr[0])
+
+    @property
+    def device(self) -> torch.device:
+        return self.rowptr.device
+
+    @property
+    def degrees(self) -> Tensor:
+        """int64 (num_rows,): entries of each row."""
+        return self.rowptr.diff()
+
+    def row(self, i: int) -> Tensor:
+        """Column ids of row i, int64, ascending."""
+        return self.col[self.rowptr[i] : self.rowptr[i + 1]].long() - self.offset
+
+    def rows(self, index: Tensor) -> CSR:
+        """A new CSR that holds the rows ``index`` (int64) in that order."""
+        start, length = self.rowptr[index], self.degrees[index]
+        rowptr = torch.zeros(index.numel() + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(length, 0, out=rowptr[1:])
+        shift = torch.repeat_interleave(start - rowptr[:-1], length)
+        entries = torch.arange(shift.numel(), device=self.device) + shift
+        return CSR(rowptr, self.col[entries], self.num_cols, self.offset)
+
+    def to(self, device: torch.device | str) -> CSR:
+        return CSR(self.rowptr.to(device), self.col.to(device), self.num_cols, self.offset)
+
+
+@dataclass(frozen=True, eq=False)
+class BipartiteGraph:
+    """The symmetric adjacency of users and items as one CSR.
+
+    Nodes 0 … U−1 are the users, U … U+I−1 the items. Only ``rowptr`` and ``col`` are stored: no
+    edge values and no transpose, which equals the matrix.
+
+    Attributes:
+        rowptr: int64 (U + I + 1,).
+        col: int32 (2E,), ascending within a row.
+        num_users, num_items: U and I.
+        user_items: CSR (U × I) of the items of each user; a view of the same memory unless the
+            graph keeps duplicate edges.
+    """
+
+    rowptr: Tensor
+    col: Tensor
+    num_users: int
+    num_items: int
+    user_items: CSR
+
+    @classmethod
+    def from_interactions(
+        cls,
+        users,
+        items,
+        num_users: int | None = None,
+        num_items: int | None = None,
+        *,
+        duplicates: Literal["collapse", "keep"] = "collapse",
+    ) -> BipartiteGraph:
+        """Build the graph from interactions (users[k], items[k]).
+
+        Args:
+            users, items: integer arrays, tensors or sequences of one length.
+            num_users, num_items: sizes; by default the largest id plus one.
+            duplicates: ``"collapse"`` keeps one edge of each pair, ``"keep"`` counts an edge as
+                often as it occurs.
+
+        Raises:
+            TypeError: ids that are not integers.
+            ValueError: lengths differ, ids are negative or not below the size given, an unknown
+                ``duplicates``.
+        """
+        if duplicates not in ("collapse", "keep"):
+            raise ValueError(f"duplicates must be 'collapse' or 'keep', got {duplicates!r}")
+        users, items = _ids("users", users, num_users), _ids("items", items, num_items)
+        _same_length(users, items)
+        num_users = int(users.max(initial=-1)) + 1 if num_users is None else num_users
+        num_items = int(items.max(initial=-1)) + 1 if num_items is None else num_items
+        if num_users + num_items >= 2**31:
+            raise ValueError(
+                f"the graph has {num_users + num_items:,} nodes, more than int32 columns number"
+            )
+        collapse = duplicates == "collapse"
+        rowptr, col = _adjacency(users, items, num_users, num_items, collapse)
+        rowptr, col = torch.from_numpy(rowptr), torch.from_numpy(col)
+        if collapse:
+            user_items = CSR(rowptr[: num_users + 1], col, num_items, offset=num_users)
+        else:
+            user_items = CSR.from_pairs(users, items, num_users, num_items)
+        return cls(rowptr, col, num_users, num_items, user_items)
+
+    @property
+    def num_nodes(self) -> int:
+        return self.num_users + self.num_items
+
+    @property
+    def num_edges(self) -> int:
+        """E, the number of interactions; ``col`` holds each in both directions."""
+        return self.col.numel() // 2
+
+    @property
+    def device(self) -> torch.device:
+        return self.rowptr.device
+
+    def to(self, device: torch.device | str) -> BipartiteGraph:
+        rowptr, col = self.rowptr.to(device), self.col.to(device)
+        if self.user_items.col is self.col:
+            user_items = CSR(
+                rowptr[: self.num_users + 1], col, self.num_items, self.user_items.offset
+            )
+        else:
+            user_items = self.user_items.to(device)
+        return BipartiteGraph(rowptr, col, self.num_users, self.num_items, user_items)
+
+    def __repr__(self) -> str:
+        return (
+            f"BipartiteGraph({self.num_users:,} users × {self.num_items:,} items, "
+            f"{self.num_edges:,} edges, {self.device})"
+        )
+
+
+def _adjacency(
+    users: np.ndarray, items: np.ndarray, num_users: int, num_items: int, collapse: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    module = native.load()
+    if module is not None:
+        return module.build_csr(users, items, num_users, num_items, collapse)
+    num_nodes = num_users + num_items
+    key = np.concatenate(
+        [users * num_nodes + (items + num_users), (items + num_users) * num_nodes + users]
+    )
+    key = np.unique(key) if collapse else np.sort(key)
+    rowptr = np.zeros(num_nodes + 1, np.int64)
+    if num_nodes:
+        np.cumsum(np.bincount(key // num_nodes, minlength=num_nodes), out=rowptr[1:])
+        key %= num_nodes
+    return rowptr, key.astype(np.int32)
+
+
+def _ids(name: str, values, size: int | None) -> np.ndarray:
+    """Contiguous int64 ids, each in [0, size)."""
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} must be one-dimensional integer ids, got {array.dtype} of shape {array.shape}"
+        )
+    array = np.ascontiguousarray(array, dtype=np.int64)
+    if array.size:
+        low, high = int(array.min()), int(array.max())
+        if low < 0:
+            raise ValueError(f"{name} must not be negative, got {low} at {int(array.argmin())}")
+        if size is not None and high >= size:
+            raise ValueError(
+                f"{name} must be below {size}, got {high} at position {int(array.argmax())}"
+            )
+    return array
+
+
+def _same_length(a: np.ndarray, b: np.ndarray) -> None:
+    if len(a) != len(b):
+        raise ValueError(f"one id of each kind is needed per interaction, got {len(a)} and {len(b)}")

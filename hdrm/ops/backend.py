@@ -1,0 +1,217 @@
+"""Which implementation of an op runs, and why.
+
+Every op is declared once with :func:`define` and lives in the dispatcher twice:
+
+* ``torch.ops.hdrm.<name>`` is the automatic choice. PyTorch's dispatcher takes the compiled
+  kernel of the tensor's device, and the reference implementation where there is none.
+* ``torch.ops.hdrm_reference.<name>`` is always the reference implementation.
+
+Both carry the same schema, fake implementation and autograd formula, so either passes
+``opcheck``, ``gradcheck`` and ``torch.compile(fullgraph=True)``. This module is the only place
+that knows which implementations exist; nothing above :mod:`hdrm.ops` mentions a backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import native
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+
+_LIBRARIES = {name: torch.library.Library(name, "DEF") for name in ("hdrm", "hdrm_reference")}
+_COMPILED = native.load() is not None
+_forced: str | None = None
+_told: set[str] = set()
+
+
+def _unavailable() -> dict[str, str]:
+    """The backends that cannot be chosen here, each with the reason."""
+    reasons = {
+        "cuda": "this build holds no CUDA kernels",
+        "triton": "this version has no Triton kernels",
+    }
+    if not _COMPILED:
+        reasons["cpu"] = native.error() or "the compiled module is missing"
+    return reasons
+
+
+def available_backends() -> dict[str, str]:
+    """Every backend with ``"available"`` or the reason why it cannot be used."""
+    reasons = _unavailable()
+    return {name: reasons.get(name, "available") for name in BACKENDS}
+
+
+def _check_choice(name: str, origin: str) -> str:
+    states = available_backends()
+    if states.get(name) != "available":
+        table = "\n".join(f"  {backend}: {state}" for backend, state in states.items())
+        raise RuntimeError(f"{origin} asks for the backend {name!r}; there are:\n{table}")
+    return name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op of the ``with`` block on one backend.
+
+    Args:
+        name: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"triton"``.
+
+    Raises:
+        RuntimeError: the backend does not exist or cannot be used here; the message lists what
+            there is and why the others are not.
+
+    The choice is global to the process, as it has to be seen by autograd's threads. The
+    environment variable ``HDRM_BACKEND`` makes the same choice for the whole process.
+    """
+    global _forced
+    before = _forced
+    _forced = _check_choice(name, "use_backend()")
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def call(name: str, *args):
+    """Run op ``name`` on the chosen backend; ``args`` follow the op's schema."""
+    if _forced is None:
+        return getattr(torch.ops.hdrm, name)(*args)
+    if _forced == "reference":
+        return getattr(torch.ops.hdrm_reference, name)(*args)
+    for arg in args:
+        if isinstance(arg, Tensor) and arg.device.type != _forced:
+            raise RuntimeError(
+                f"hdrm.ops.{name}: the backend {_forced!r} was chosen, but a tensor is on "
+                f"{arg.device}; move it to {_forced!r} or leave the choice automatic"
+            )
+    return getattr(torch.ops.hdrm, name)(*args)
+
+
+def _fallback(name: str, reference: Callable) -> Callable:
+    """The reference as the automatic op's last resort: says so once per device type."""
+
+    def run(*args):
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        if (device != "cpu" or _COMPILED) and device not in _told:
+            _told.add(device)
+            warnings.warn(
+                f"hdrm has no {device} kernel for {name} in this build and runs the reference "
+                f"implementation in plain torch, which is slower; `hdrm info` says what is built",
+                stacklevel=2,
+            )
+        return reference(*args)
+
+    return run
+
+
+def _as_new(result):
+    """Reference results as fresh contiguous tensors, as the fake promises."""
+    if isinstance(result, tuple):
+        return tuple(r.contiguous() for r in result)
+    return None if result is None else result.contiguous()
+
+
+def define(
+    name: str,
+    schema: str,
+    *,
+    reference: Callable,
+    fake: Callable,
+    differentiable: Sequence[int] = (),
+) -> None:
+    """Declare an op: schema, reference, fake and, if it has one, its gradient.
+
+    Args:
+        name: the op's name, the same on every floor of the package.
+        schema: its arguments and results in torch's schema language, without the name.
+        reference: plain torch, differentiable by autograd; the oracle of all other backends.
+        fake: the shapes and dtypes of the results.
+        differentiable: positions of the tensor arguments that have a gradient. If there are
+            any, a second op ``<name>_backward`` is declared: it takes the gradients of the
+            results, then all arguments, and returns one gradient for each of these positions.
+            Its reference is autograd through ``reference``, so no formula of ours takes part.
+            Compiled backends register the op and its backward under these names.
+    """
+    _declare(name, schema, reference, fake)
+    if not differentiable:
+        return
+    arguments, results = schema.split("->")
+    num_results = results.count("Tensor")
+    backward_schema = "({}, {} -> {}".format(
+        ", ".join(f"Tensor grad{i}" for i in range(num_results)),
+        arguments.strip()[1:],
+        "Tensor" if len(differentiable) == 1 else f"({', '.join(['Tensor'] * len(differentiable))})",
+    )
+
+    def backward_reference(*args):
+        grads, inputs = args[:num_results], list(args[num_results:])
+        with torch.enable_grad():
+            leaves = [inputs[i].detach().requires_grad_() for i in differentiable]
+            for i, leaf in zip(differentiable, leaves):
+                inputs[i] = leaf
+            outputs = reference(*inputs)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            found = torch.autograd.grad(
+                outputs, leaves, grads, allow_unused=True, materialize_grads=True
+            )
+        return found if len(found) > 1 else found[0]
+
+    def backward_fake(*args):
+        inputs = args[num_results:]
+        found = tuple(inputs[i].new_empty(inputs[i].shape) for i in differentiable)
+        return found if len(found) > 1 else found[0]
+
+    _declare(f"{name}_backward", backward_schema, backward_reference, backward_fake)
+    for namespace in _LIBRARIES:
+        _register_gradient(namespace, name, differentiable)
+
+
+def _declare(name: str, schema: str, reference: Callable, fake: Callable) -> None:
+    def implementation(*args):
+        return _as_new(reference(*args))
+
+    for namespace, library in _LIBRARIES.items():
+        library.define(f"{name}{schema}")
+        kernel = _fallback(name, implementation) if namespace == "hdrm" else implementation
+        library.impl(name, kernel, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+
+
+def _register_gradient(namespace: str, name: str, differentiable: Sequence[int]) -> None:
+    operations = getattr(torch.ops, namespace)
+
+    def setup_context(ctx, inputs, output):
+        ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+        ctx.constants = [value for value in inputs if not isinstance(value, Tensor)]
+
+    def backward(ctx, *grads):
+        tensors, constants = iter(ctx.saved_tensors), iter(ctx.constants)
+        inputs = [next(tensors if is_tensor else constants) for is_tensor in ctx.is_tensor]
+        found = getattr(operations, f"{name}_backward")(*grads, *inputs)
+        gradients: list[Tensor | None] = [None] * len(inputs)
+        for i, gradient in zip(differentiable, found if isinstance(found, tuple) else (found,)):
+            gradients[i] = gradient
+        return tuple(gradients)
+
+    torch.library.register_autograd(
+        f"{namespace}::{name}",
+        backward,
+        setup_context=setup_context,
+        lib=_LIBRARIES[namespace],
+    )
+
+
+if not _COMPILED:
+    warnings.warn(
+        f"hdrm runs its reference implementations in plain torch: {native.error()}", stacklevel=2
+    )
+if os.environ.get("HDRM_BACKEND"):
+    _forced = _check_choice(os.environ["HDRM_BACKEND"], "HDRM_BACKEND")

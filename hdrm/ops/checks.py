@@ -1,0 +1,92 @@
+"""What every op asks of its arguments; each refusal says what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def curvature(c: float) -> float:
+    """``c`` as a float, refused unless finite and positive (the space has curvature -c)."""
+    if isinstance(c, Tensor):
+        raise TypeError(
+            "c must be a Python number, got a tensor; pass c=float(c) (the ops have no gradient "
+            "with respect to the curvature)"
+        )
+    if not 0.0 < c < math.inf:
+        raise ValueError(
+            f"c must be positive and finite (the hyperboloid has curvature -c), got {c!r}"
+        )
+    return float(c)
+
+
+def rows(op: str, **tensors: Tensor) -> list[Tensor]:
+    """The tensors broadcast to one shape (..., d+1), all of one device and dtype."""
+    found = list(tensors.items())
+    first_name, first = found[0]
+    for name, tensor in found:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in DTYPES:
+            raise TypeError(
+                f"{op}: {name} must be float32 or float64, got {tensor.dtype}; convert it with "
+                f".float()"
+            )
+        if tensor.dim() < 1 or tensor.shape[-1] < 2:
+            raise ValueError(
+                f"{op}: {name} must have shape (..., d+1) with d >= 1, time coordinate first; "
+                f"got {tuple(tensor.shape)}"
+            )
+        if tensor.shape[-1] != first.shape[-1]:
+            raise ValueError(
+                f"{op}: {first_name} and {name} must have the same width d+1, got "
+                f"{tuple(first.shape)} and {tuple(tensor.shape)}"
+            )
+        same_as(op, first_name, first, name, tensor)
+    if all(tensor.shape == first.shape for _, tensor in found):
+        return [tensor for _, tensor in found]
+    try:
+        return list(torch.broadcast_tensors(*(tensor for _, tensor in found)))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in found)
+        raise ValueError(f"{op}: the shapes do not broadcast: {shapes}") from None
+
+
+def same_as(op: str, first_name: str, first: Tensor, name: str, tensor: Tensor) -> None:
+    """Refuse tensors of different devices or dtypes."""
+    if tensor.device != first.device:
+        raise ValueError(
+            f"{op}: {first_name} is on {first.device}, {name} on {tensor.device}; move both to "
+            f"one device"
+        )
+    if tensor.dtype != first.dtype:
+        raise TypeError(
+            f"{op}: {first_name} is {first.dtype}, {name} is {tensor.dtype}; convert one of them"
+        )
+
+
+def table(op: str, **tensors: Tensor) -> None:
+    """Refuse what is not a floating point matrix (n, d+1)."""
+    rows(op, **{name: tensor[:0] if tensor.dim() else tensor for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2:
+            raise ValueError(
+                f"{op}: {name} must have shape (n, d+1), got {tuple(tensor.shape)}"
+            )
+
+
+def ids(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Refuse what is not an int64 tensor of the given shape and device (-1: any length)."""
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"{op}: {name} must be an int64 tensor, got {got}")
+    if tensor.dim() != len(shape) or any(
+        want not in (-1, have) for want, have in zip(shape, tensor.shape)
+    ):
+        raise ValueError(f"{op}: {name} must have shape {shape}, got {tuple(tensor.shape)}")
+    if tensor.device != device:
+        raise ValueError(f"{op}: {name} must be on {device}, got {tensor.device}")

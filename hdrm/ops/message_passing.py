@@ -1,0 +1,123 @@
+"""Hyperbolic message passing: rounds of neighbourhood averaging in the tangent space.
+
+    h_0 = logmap0(x),   h_l = Â·h_{l−1},   out = Σ_{l=1..L} h_l
+
+Â comes from the symmetric 0/1 adjacency A, of which only ``rowptr`` and ``col`` are stored:
+
+    normalization   Â                      Âᵀ
+    "row"           D⁻¹(A + I)             (A + I)D⁻¹,   D = row sums of A + I
+    "symmetric"     D^(−½)·A·D^(−½)        itself,       D = row sums of A
+
+In general Â = S·(A + λI)·T with diagonal S and T, so the backward walks the same arrays with S and
+T exchanged, by Horner's rule: G = Âᵀ(g + Âᵀ(g + …)), then logmap0's gradient. x alone is saved,
+two work tables are needed whatever L is, and nothing of size E×d exists.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..graph import BipartiteGraph
+from . import backend, checks
+from .lorentz_maps import _logmap0
+
+
+def propagate(
+    x: Tensor,
+    graph: BipartiteGraph,
+    num_layers: int,
+    *,
+    c: float = 1.0,
+    space: Literal["lorentz", "tangent"] = "lorentz",
+    normalization: Literal["row", "symmetric"] = "row",
+    combine: Literal["sum", "mean"] = "sum",
+) -> Tensor:
+    """Aggregate over ``num_layers`` rounds; see the module's formulas.
+
+    Args:
+        x: one row per node, users first (U + I, d+1): points of the hyperboloid with
+            space="lorentz", tangent vectors at the origin with "tangent".
+        graph: the bipartite graph, on x's device.
+        num_layers: L ≥ 1.
+        c: the curvature is −c (used with space="lorentz").
+        normalization: "row" averages over neighbours and the node itself (HGCF, HDRM);
+            "symmetric" is LightGCN's, where a node without neighbours becomes 0.
+        combine: "sum" of rounds 1 … L, or "mean" of rounds 0 … L (LightGCN).
+
+    Returns:
+        Tangent vectors at the origin (U + I, d+1), dtype as x; the time column is 0.
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes, devices or options do not fit, or c ≤ 0.
+    """
+    c = checks.curvature(c)
+    checks.table("propagate", x=x)
+    if not isinstance(graph, BipartiteGraph):
+        raise TypeError(
+            f"propagate: graph must be a BipartiteGraph, got {type(graph).__name__}; "
+            f"BipartiteGraph.from_interactions builds one"
+        )
+    if x.shape[0] != graph.num_nodes:
+        raise ValueError(
+            f"propagate: x must have one row per node, {graph.num_nodes} "
+            f"({graph.num_users} users + {graph.num_items} items), got {tuple(x.shape)}"
+        )
+    if graph.device != x.device:
+        raise ValueError(
+            f"propagate: x is on {x.device}, the graph on {graph.device}; use graph.to(x.device)"
+        )
+    if num_layers < 1:
+        raise ValueError(f"propagate: num_layers must be at least 1, got {num_layers}")
+    lorentz = _option("space", space, "tangent", "lorentz")
+    symmetric = _option("normalization", normalization, "row", "symmetric")
+    mean = _option("combine", combine, "sum", "mean")
+    return backend.call(
+        "propagate", x, graph.rowptr, graph.col, num_layers, c, lorentz, symmetric, mean
+    )
+
+
+def _option(name: str, value: str, off: str, on: str) -> bool:
+    if value not in (off, on):
+        raise ValueError(f"propagate: {name} must be {off!r} or {on!r}, got {value!r}")
+    return value == on
+
+
+def _propagate(
+    x: Tensor,
+    rowptr: Tensor,
+    col: Tensor,
+    num_layers: int,
+    c: float,
+    lorentz: bool,
+    symmetric: bool,
+    mean: bool,
+) -> Tensor:
+    ones = torch.ones(col.numel(), dtype=x.dtype, device=x.device)
+    adjacency = torch.sparse_csr_tensor(rowptr, col.long(), ones, (x.shape[0], x.shape[0]))
+    degree = rowptr.diff().to(x.dtype)[:, None]
+    if lorentz:
+        h = _logmap0(x, c)
+    else:
+        h = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:]], -1)
+    total = h if mean else torch.zeros_like(h)
+    for _ in range(num_layers):
+        if symmetric:
+            scale = torch.where(degree > 0, degree, 1.0).rsqrt() * (degree > 0)
+            h = scale * (adjacency @ (scale * h))
+        else:
+            h = (adjacency @ h + h) / (degree + 1)
+        total = total + h
+    return total / (num_layers + 1) if mean else total
+
+
+backend.define(
+    "propagate",
+    "(Tensor x, Tensor rowptr, Tensor col, int num_layers, float c, bool lorentz, "
+    "bool symmetric, bool mean) -> Tensor",
+    reference=_propagate,
+    fake=lambda x, *rest: x.new_empty(x.shape),
+    differentiable=(0,),
+)

@@ -1,0 +1,169 @@
+"""The diffusion's forward step on tangent vectors, with isotropic or directional noise.
+
+    isotropic:    z_t = a·z0 + b·ε
+    directional:  z_t = a·z0 + b·ε̄,   ε̄ = μ + σ ⊙ (sgn(z0) ⊙ |ε|)
+    a = √ᾱ_t + growth·tanh(√c·t/T),   b = √(1 − ᾱ_t)
+
+μ and σ are the mean and the unbiased standard deviation of z0's columns over the batch: the noise
+keeps the sign of every coordinate and the scale of every dimension (Yuan et al., WWW 2025). ε is
+N(0, 1), drawn inside the kernel from Philox (:mod:`hdrm.ops.philox`): element (row, k) is component
+k mod 4 of ``randn4x(seed, row·⌈(d+1)/4⌉ + ⌊k/4⌋)``. It is never stored; the backward makes it
+again. The time column of the result is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import backend, checks, philox
+
+
+def directional_noise(
+    z0: Tensor,
+    t: Tensor,
+    alpha_bar: Tensor,
+    *,
+    seed: int | Tensor | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+    growth: float = 0.0,
+    c: float = 1.0,
+) -> Tensor:
+    """Noise z0 to step t with directional noise; see the module's formula.
+
+    Args:
+        z0: tangent vectors at the origin (B, d+1), float32 or float64.
+        t: int64 (B,), the step of each row, 0 ≤ t < T (not checked: that would wait for the
+            device).
+        alpha_bar: floating point (T,), the cumulative products ᾱ.
+        seed: of the noise; None draws it from torch's generator, so ``torch.manual_seed`` rules.
+        statistics: (μ, σ), each (d+1,), to use instead of the batch's own; nothing is
+            differentiated through them unless they require gradients themselves.
+        growth: the radial growth δ; 0 leaves it out.
+        c: the curvature is −c; only radial growth uses it.
+
+    Returns:
+        z_t (B, d+1). Its gradient flows through a·z0 and through μ and σ; sgn has gradient 0.
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes or devices do not fit, or c ≤ 0.
+    """
+    signal, noise = _coefficients("directional_noise", z0, t, alpha_bar, growth, c)
+    if statistics is None:
+        mean, std = column_statistics(z0)
+    else:
+        mean, std = statistics
+        for name, value in (("mean", mean), ("std", std)):
+            if value.shape != z0.shape[1:]:
+                raise ValueError(
+                    f"directional_noise: statistics' {name} must have shape {tuple(z0.shape[1:])}, "
+                    f"got {tuple(value.shape)}"
+                )
+            checks.same_as("directional_noise", "z0", z0, name, value)
+    seed = philox.seed_tensor(seed, z0.device)
+    return backend.call("directional_noise", z0, mean, std, signal, noise, seed)
+
+
+def isotropic_noise(
+    z0: Tensor,
+    t: Tensor,
+    alpha_bar: Tensor,
+    *,
+    seed: int | Tensor | None = None,
+    growth: float = 0.0,
+    c: float = 1.0,
+) -> Tensor:
+    """Noise z0 to step t with isotropic noise; arguments and errors as directional_noise."""
+    signal, noise = _coefficients("isotropic_noise", z0, t, alpha_bar, growth, c)
+    seed = philox.seed_tensor(seed, z0.device)
+    return backend.call("isotropic_noise", z0, signal, noise, seed)
+
+
+def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation of each column of z0 (B, d+1); two tensors (d+1,).
+
+    A single row has no unbiased deviation: its σ is 0. The time column's statistics are 0. A
+    column without spread has σ = 0 and passes no gradient through it.
+
+    Raises:
+        TypeError, ValueError: z0 is not a floating point matrix, or has no row.
+    """
+    checks.table("column_statistics", z0=z0)
+    if z0.shape[0] == 0:
+        raise ValueError("column_statistics: z0 must have at least one row, got none")
+    return backend.call("column_statistics", z0)
+
+
+def _coefficients(
+    op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, growth: float, c: float
+) -> tuple[Tensor, Tensor]:
+    """a and b of each row, in z0's dtype."""
+    c = checks.curvature(c)
+    checks.table(op, z0=z0)
+    checks.ids(op, "t", t, (z0.shape[0],), z0.device)
+    if alpha_bar.dim() != 1 or not alpha_bar.is_floating_point():
+        raise ValueError(
+            f"{op}: alpha_bar must be a floating point vector (T,), got {alpha_bar.dtype} of "
+            f"shape {tuple(alpha_bar.shape)}"
+        )
+    if alpha_bar.device != z0.device:
+        raise ValueError(f"{op}: alpha_bar must be on {z0.device}, got {alpha_bar.device}")
+    level = alpha_bar[t]
+    signal = level.sqrt()
+    if growth:
+        signal = signal + growth * torch.tanh(c**0.5 * t / alpha_bar.numel())
+    return signal.to(z0.dtype), (1 - level).sqrt().to(z0.dtype)
+
+
+def _normals(z0: Tensor, seed: Tensor) -> Tensor:
+    """ε for every element of z0, in z0's dtype."""
+    num_rows, width = z0.shape
+    quads = -(-width // 4)
+    index = torch.arange(num_rows * quads, device=z0.device).view(num_rows, quads)
+    return philox.randn4x(seed, index).flatten(1)[:, :width].to(z0.dtype)
+
+
+def _without_time(z: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(z[..., :1]), z[..., 1:]], -1)
+
+
+def _directional(
+    z0: Tensor, mean: Tensor, std: Tensor, signal: Tensor, noise: Tensor, seed: Tensor
+) -> Tensor:
+    direction = mean + std * (torch.sgn(z0.detach()) * _normals(z0, seed).abs())
+    return _without_time(signal[:, None] * z0 + noise[:, None] * direction)
+
+
+def _isotropic(z0: Tensor, signal: Tensor, noise: Tensor, seed: Tensor) -> Tensor:
+    return _without_time(signal[:, None] * z0 + noise[:, None] * _normals(z0, seed))
+
+
+def _statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
+    mean = z0.mean(0)
+    variance = ((z0 - mean) ** 2).sum(0) / max(z0.shape[0] - 1, 1)
+    spread = variance > 0
+    std = torch.where(spread, torch.sqrt(torch.where(spread, variance, 1.0)), 0.0)
+    return _without_time(mean), _without_time(std)
+
+
+backend.define(
+    "directional_noise",
+    "(Tensor z0, Tensor mean, Tensor std, Tensor signal, Tensor noise, Tensor seed) -> Tensor",
+    reference=_directional,
+    fake=lambda z0, *rest: z0.new_empty(z0.shape),
+    differentiable=(0, 1, 2),
+)
+backend.define(
+    "isotropic_noise",
+    "(Tensor z0, Tensor signal, Tensor noise, Tensor seed) -> Tensor",
+    reference=_isotropic,
+    fake=lambda z0, *rest: z0.new_empty(z0.shape),
+    differentiable=(0,),
+)
+backend.define(
+    "column_statistics",
+    "(Tensor z0) -> (Tensor, Tensor)",
+    reference=_statistics,
+    fake=lambda z0: (z0.new_empty(z0.shape[1:]), z0.new_empty(z0.shape[1:])),
+    differentiable=(0,),
+)

@@ -1,0 +1,197 @@
+"""Compiles csrc/ into hdrm/_C: one module, built by ninja against torch's stable ABI.
+
+Everything that is not compiled is declared in pyproject.toml. HDRM_BUILD=0 leaves compiling out,
+CXX names the compiler, MAX_JOBS how many run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, SetupError
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "csrc"))  # `python setup.py` does not read backend-path
+
+from build_backend import TORCH_MINIMUM, find_torch, wants_native  # noqa: E402
+
+# One binary for every CPU: kernels are compiled for several levels and chosen at run time, so no
+# -march here. NaN, infinity and signed zero keep their meaning, so no -ffast-math either.
+FLAGS = [
+    *("-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-fopenmp-simd"),
+    *("-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"),
+]
+BYTES_PER_JOB = 1 << 30  # twice what the largest file takes
+
+
+class NinjaBuild(build_ext):
+    """Writes build.ninja and runs it; objects stay in build/ so that a rebuild is incremental."""
+
+    def build_extension(self, ext: Extension) -> None:
+        # setuptools' own build_temp is a new folder in every editable install.
+        folder = ROOT / "build" / "native" / sys.implementation.cache_tag
+        folder.mkdir(parents=True, exist_ok=True)
+        compiler = find_compiler()
+        torch_root, torch_version = require_torch()
+        report = {
+            "version": self.distribution.get_version(),
+            "revision": source_revision(),
+            "python": platform.python_version(),
+            "compiler": compiler_version(compiler),
+            "flags": " ".join(FLAGS),
+            "torch": torch_version,
+            "torch_target": ".".join(map(str, TORCH_MINIMUM)),
+            "cuda": "not built: this version has no CUDA kernels",
+        }
+        write_if_changed(folder / "build_report.cpp", report_source(report))
+        library = folder / "_C.so"
+        write_if_changed(
+            folder / "build.ninja",
+            ninja_file(compiler, torch_root, [*ext.sources, folder / "build_report.cpp"], library),
+        )
+        command = [sys.executable, "-m", "ninja", "-C", str(folder), f"-j{max_jobs()}"]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise CompileError(
+                "hdrm's C++ code did not compile; the compiler's message is above. "
+                "HDRM_BUILD=0 installs without it (slower: plain torch)."
+            )
+        os.utime(library)  # newer than every source, relinked or not: hdrm.native compares
+        destination = Path(self.get_ext_fullpath(ext.name))
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        self.copy_file(str(library), str(destination))
+
+
+def ninja_file(compiler: list[str], torch_root: Path, sources: list, library: Path) -> str:
+    import io
+
+    import pybind11
+    from ninja import ninja_syntax
+
+    # Only two files know more than the standard library; the rest compile in half a second each.
+    target = sum(part << shift for part, shift in zip(TORCH_MINIMUM, (56, 48)))
+    extra = {
+        "module.cpp": ["-isystem", pybind11.get_include()]
+        + ["-isystem", sysconfig.get_path("include")],
+        "binding.cpp": ["-isystem", str(torch_root / "include")]
+        + [f"-DTORCH_TARGET_VERSION={target:#x}ULL"],
+    }
+    text = io.StringIO()
+    ninja = ninja_syntax.Writer(text)
+
+    def shell(words: list[str]) -> str:
+        return ninja_syntax.escape(shlex.join(words))
+
+    ninja.variable("cxx", shell(compiler))
+    ninja.variable("flags", shell([*FLAGS, f"-I{ROOT / 'csrc'}"]))
+    # torch is loaded before hdrm._C, so its library is found by name: no rpath.
+    ninja.variable("ldflags", shell(["-Wl,--as-needed", f"-L{torch_root / 'lib'}", "-ltorch_cpu"]))
+    ninja.rule(
+        "compile",
+        command="$cxx $flags $extra -MD -MF $out.d -c $in -o $out",
+        depfile="$out.d",
+        deps="gcc",
+        description="C++ $in",
+    )
+    ninja.rule("link", command="$cxx -shared $in -o $out $ldflags", description="link $out")
+    objects = []
+    for source in (ROOT / name for name in sources):
+        objects.append(str(source.relative_to(ROOT).with_suffix(".o")))
+        words = extra.get(source.name, [])
+        ninja.build(objects[-1], "compile", str(source), variables={"extra": shell(words)})
+    ninja.build(str(library), "link", objects)
+    return text.getvalue()
+
+
+def find_compiler() -> list[str]:
+    if named := os.environ.get("CXX"):
+        return shlex.split(named)
+    for name in ("g++", "clang++", "c++"):
+        if shutil.which(name):
+            return [name]
+    raise SetupError(
+        "hdrm compiles C++20 code and found no compiler (g++, clang++). Install one "
+        "(Debian, Ubuntu: apt-get install g++) or name it in CXX, or set HDRM_BUILD=0 to "
+        "install without compiled code (slower: plain torch)."
+    )
+
+
+def compiler_version(compiler: list[str]) -> str:
+    try:
+        done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupError(f"the C++ compiler {shlex.join(compiler)!r} does not run: {error}")
+    return done.stdout.splitlines()[0]
+
+
+def require_torch() -> tuple[Path, str]:
+    found = find_torch()
+    if found is None:
+        minimum = ".".join(map(str, TORCH_MINIMUM))
+        raise SetupError(
+            f"hdrm is compiled against torch >= {minimum} and found none. Without build isolation "
+            f"install it first (pip install 'torch>={minimum}'); with isolation pip does so itself."
+        )
+    return found
+
+
+def source_revision() -> str:
+    """The git commit, for the build report; unknown in an sdist."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def max_jobs() -> int:
+    """MAX_JOBS, or what cores and free memory allow."""
+    if named := os.environ.get("MAX_JOBS"):
+        if not named.isdigit() or int(named) == 0:
+            raise SetupError(f"MAX_JOBS: expected a whole number >= 1, got {named!r}")
+        return int(named)
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = 1024 * int(meminfo["MemAvailable"].split()[0])
+    return max(1, min(len(os.sched_getaffinity(0)), available // BYTES_PER_JOB))
+
+
+def report_source(report: dict[str, str]) -> str:
+    """The build report as C++: its own file, so that a new value recompiles nothing else."""
+
+    def literal(text: str) -> str:
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    rows = "".join(f"    {{{literal(k)}, {literal(v)}}},\n" for k, v in report.items())
+    return (
+        "namespace hdrm {\n"
+        "extern const char* const build_report[][2];\n"
+        f"const char* const build_report[][2] = {{\n{rows}    {{nullptr, nullptr}},\n}};\n"
+        "}  // namespace hdrm\n"
+    )
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def files(*patterns: str) -> list[str]:
+    return sorted(
+        str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)
+    )
+
+
+module = Extension(
+    "hdrm._C",
+    sources=files("csrc/*.cpp", "csrc/cpu/*.cpp"),
+    depends=files("csrc/**/*.h", "csrc/build_backend.py"),  # what an sdist needs besides
+)
+setup(ext_modules=[module] if wants_native() else [], cmdclass={"build_ext": NinjaBuild})

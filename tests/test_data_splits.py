@@ -1,0 +1,157 @@
+"""Splits lose nothing, repeat nothing, and keep their promises about users and time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hdrm.data import Dataset
+from hdrm.data.splits import (
+    by_time,
+    carve_validation,
+    first_occurrences,
+    make_disjoint,
+    per_user,
+)
+
+pair_lists = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), max_size=60)
+
+
+def as_array(pairs) -> np.ndarray:
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def full_grid(num_users: int, num_items: int) -> np.ndarray:
+    return np.stack(np.divmod(np.arange(num_users * num_items), num_items), axis=1)
+
+
+def as_set(pairs: np.ndarray) -> set:
+    return set(map(tuple, pairs.tolist()))
+
+
+@given(pair_lists)
+def test_first_occurrences_is_a_set_in_order(pairs):
+    array = as_array(pairs)
+    assert array[first_occurrences(array)].tolist() == [list(p) for p in dict.fromkeys(pairs)]
+
+
+@given(pair_lists, pair_lists, pair_lists)
+def test_make_disjoint_prefers_train_then_valid(train, valid, test):
+    splits, notes = make_disjoint((as_array(train), as_array(valid), as_array(test)))
+    expected = (set(train), set(valid) - set(train), set(test) - set(train) - set(valid))
+    assert tuple(map(as_set, splits)) == expected
+    assert [len(s) for s in splits] == [len(e) for e in expected]
+    lost = [len(a) > len(e) for a, e in zip((train, valid, test), expected)]
+    assert len(notes) == sum(lost)
+
+
+def test_make_disjoint_leaves_clean_splits_alone():
+    splits = tuple(as_array([(0, i), (1, i)]) for i in range(3))
+    result, notes = make_disjoint(splits)
+    assert notes == [] and all(a is b for a, b in zip(result, splits))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(0, 3))
+def test_per_user_shares(counts, seed):
+    counts = [*counts, 10]  # one user whose items reach all three splits
+    pairs = as_array([(u, i) for u, n in enumerate(counts) for i in range(n)])
+    splits = per_user(pairs, seed)
+    assert set().union(*map(as_set, splits)) == as_set(pairs)
+    assert sum(map(len, splits)) == len(pairs)
+    train, valid, test = (np.bincount(s[:, 0], minlength=len(counts)) for s in splits)
+    for n, a, b, c in zip(counts, train, valid, test):
+        assert a >= 1
+        assert abs(b - n * 0.1) <= 0.5 and abs(c - n * 0.2) <= 0.5 + 1e-9
+
+
+def test_per_user_is_random_and_seeded():
+    pairs = full_grid(20, 50)
+    again = per_user(pairs, 0)
+    assert all(np.array_equal(a, b) for a, b in zip(per_user(pairs, 0), again))
+    assert as_set(per_user(pairs, 1)[2]) != as_set(again[2])
+    # A split that took the first or last items would have a mean far from 24.5.
+    assert abs(again[2][:, 1].mean() - 24.5) < 3.5
+
+
+def test_by_time_is_global():
+    rng = np.random.default_rng(0)
+    pairs = full_grid(25, 8)
+    time = rng.permutation(len(pairs))
+    when = {tuple(p): t for p, t in zip(pairs.tolist(), time)}
+    splits = by_time(pairs, time)
+    assert [len(s) for s in splits] == [140, 20, 40]
+    times = [[when[tuple(p)] for p in s.tolist()] for s in splits]
+    assert max(times[0]) < min(times[1]) and max(times[1]) < min(times[2])
+
+
+def test_by_time_keeps_the_order_of_equal_times():
+    pairs = full_grid(50, 20)
+    assert np.array_equal(np.concatenate(by_time(pairs, np.zeros(1_000))), pairs)
+    time = np.arange(1_000) % 2
+    assert np.array_equal(
+        np.concatenate(by_time(pairs, time)), np.concatenate([pairs[::2], pairs[1::2]])
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_too_few_interactions(count):
+    pairs = full_grid(1, count)
+    with pytest.raises(ValueError, match="too few interactions"):
+        by_time(pairs, np.arange(count))
+    with pytest.raises(ValueError, match="too few interactions"):
+        per_user(pairs, 0)
+
+
+def test_carve_validation():
+    pairs = as_array([(u, i) for u, n in enumerate([1, 4, 10, 30]) for i in range(n)])
+    train, valid = carve_validation(pairs, 0)
+    assert np.bincount(valid[:, 0], minlength=4).tolist() == [0, 0, 1, 3]
+    assert as_set(train) | as_set(valid) == as_set(pairs) and len(train) + len(valid) == len(pairs)
+    with pytest.raises(ValueError, match="carve a validation split"):
+        carve_validation(full_grid(9, 4), 0)
+
+
+def dataset(**changes) -> Dataset:
+    pairs = as_array([(0, 0), (1, 2)])
+    fields = dict(name="x", num_users=2, num_items=3, train=pairs, valid=pairs, test=pairs)
+    return Dataset(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"train": as_array([])}, ValueError, "train is empty"),
+        ({"valid": as_array([])}, ValueError, "valid is empty"),
+        ({"test": as_array([])}, ValueError, "test is empty"),
+        ({"train": np.zeros((2, 3), np.int64)}, ValueError, r"shape \(n, 2\)"),
+        ({"train": np.zeros((2, 2), np.int32)}, TypeError, "int64 numpy array, got int32"),
+        ({"train": [[0, 0]]}, TypeError, "got list"),
+        ({"train": as_array([(0, 3)])}, ValueError, r"item ids must lie in 0 … 2, got 3 … 3"),
+        ({"test": as_array([(-1, 0)])}, ValueError, r"user ids must lie in 0 … 1, got -1 … -1"),
+        ({"num_users": 2**31}, ValueError, "renumber"),
+        ({"item_labels": ["a"]}, ValueError, "item_labels: expected 3 labels, got 1"),
+    ],
+)
+def test_dataset_refuses(changes, error, message):
+    with pytest.raises(error, match=message):
+        dataset(**changes)
+
+
+def test_fingerprint_sees_every_part():
+    pairs = as_array([(0, 0), (1, 2)])
+    variants = [
+        {},
+        {"num_users": 3},
+        {"num_items": 4},
+        {"train": pairs[::-1]},
+        {"valid": pairs[:1]},
+        {"test": as_array([(0, 0), (1, 1)])},
+        {"train": pairs[:1], "valid": np.concatenate([pairs[1:], pairs])},
+    ]
+    prints = [dataset(**changes).fingerprint() for changes in variants]
+    assert len(set(prints)) == len(prints)
+    assert dataset(name="other").fingerprint() == prints[0]
+    assert dataset().summary()["users"] == 2

@@ -1,0 +1,79 @@
+"""The generated data: exact sizes, the same bits everywhere, and a structure worth learning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hdrm.data import load
+from hdrm.data.synthetic import hierarchical
+
+
+def test_demo_is_the_same_everywhere():
+    data = load("demo")
+    assert (data.num_users, data.num_items) == (2_000, 1_500)
+    assert len(data.train) + len(data.valid) + len(data.test) == 60_000
+    # Whoever changes the generator or the split changes every number published for the demo.
+    assert data.fingerprint() == "db054835a2980db30a27b1d63d548e1751666a3d2c32a6c278f8f7612fba0f99"
+    assert load("demo", seed=1).fingerprint() != data.fingerprint()
+
+
+def test_demo_users_have_items_in_every_split():
+    data = load("demo")
+    for split in (data.train, data.valid, data.test):
+        assert len(np.unique(split[:, 0])) == 2_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_sizes_are_exact_and_pairs_distinct(data):
+    num_users = data.draw(st.integers(1, 40))
+    num_items = data.draw(st.integers(10, 60))
+    total = data.draw(st.integers(num_users, num_users * num_items // 10))
+    branching = data.draw(st.sampled_from([(6, 5, 5), (2,), (3, 1, 4)]))
+    pairs = hierarchical(num_users, num_items, total, 0, branching=branching)
+    assert pairs.shape == (total, 2) and pairs.dtype == np.int64
+    assert len(np.unique(pairs, axis=0)) == total
+    assert pairs.min() >= 0 and (pairs.max(axis=0) < (num_users, num_items)).all()
+    assert len(np.unique(pairs[:, 0])) == num_users
+
+
+@pytest.mark.parametrize(
+    "sizes", [(0, 10, 10), (10, 0, 10), (10, 100, 9), (10, 100, 101), (1, 5, 1)]
+)
+def test_refuses(sizes):
+    with pytest.raises(ValueError, match="sizes must be|must lie between"):
+        hierarchical(*sizes, 0)
+
+
+def test_popularity_and_activity_are_skewed():
+    pairs = hierarchical(2_000, 1_500, 60_000, 3)
+    items = np.sort(np.bincount(pairs[:, 1], minlength=1_500))[::-1]
+    users = np.sort(np.bincount(pairs[:, 0], minlength=2_000))[::-1]
+    assert items[:150].sum() > 0.4 * 60_000
+    assert 3 * 30 < users[0] < 6 * 30 and users[-1] >= 10
+
+
+def recall_at_20(scores: np.ndarray, data) -> float:
+    for split in (data.train, data.valid):
+        scores[split[:, 0], split[:, 1]] = -np.inf
+    relevant = np.zeros(scores.shape, dtype=bool)
+    relevant[data.test[:, 0], data.test[:, 1]] = True
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    hits = np.take_along_axis(relevant, top, axis=1).sum(axis=1)
+    return float((hits / relevant.sum(axis=1)).mean())
+
+
+def test_neighbours_beat_popularity_on_the_demo():
+    data = load("demo")
+    train = np.zeros((data.num_users, data.num_items), dtype=np.float32)
+    train[data.train[:, 0], data.train[:, 1]] = 1
+    popularity = train.sum(axis=0)
+    norm = train / np.sqrt(np.maximum(popularity, 1))
+    cosine = norm.T @ norm
+    np.fill_diagonal(cosine, 0)
+    ranked_by_count = recall_at_20(np.tile(popularity, (data.num_users, 1)), data)
+    assert ranked_by_count > 0.1
+    assert recall_at_20(train @ cosine, data) > 1.5 * ranked_by_count
