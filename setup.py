@@ -22,7 +22,7 @@ from setuptools.errors import CompileError, SetupError
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))  # `python setup.py` does not read backend-path
 
-from build_backend import TORCH_MINIMUM, find_torch, wants_native  # noqa: E402
+from build_backend import TORCH_MINIMUM, find_torch, wants_native
 
 # One binary for every CPU: kernels are compiled for several levels and chosen at run time, so no
 # -march here. NaN, infinity and signed zero keep their meaning, so no -ffast-math either.

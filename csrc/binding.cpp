@@ -10,11 +10,15 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "cpu/message_passing.h"
+#include "cpu/riemannian_step.h"
 #include "cpu/row_kernels.h"
+#include "cpu/topk.h"
 
 namespace hdrm {
 namespace {
@@ -120,7 +124,173 @@ struct RowOp<kernel, kOut, kNumberPerRow, std::index_sequence<I...>> {
 #define HDRM_NUMBERS(name, in) \
   m.impl(#name, TORCH_BOX((&RowOp<cpu::name, 1, true, std::make_index_sequence<in>>::call)))
 
+template <class T>
+const T* read(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+T* write(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+cpu::Parallel torch_threads() {
+  return {[](std::int64_t size, std::int64_t grain, const auto& body) {
+            if (size > 0) torch::stable::parallel_for(0, size, grain, body);
+          },
+          static_cast<int>(torch::stable::get_num_threads())};
+}
+
+// Message passing ---------------------------------------------------------------------------------
+
+// grad is undefined in the forward direction.
+Tensor run_propagation(std::optional<Tensor> grad, Tensor x, Tensor rowptr, Tensor col,
+                       std::int64_t num_layers, double c, bool lorentz, bool symmetric, bool mean) {
+  STD_TORCH_CHECK(x.dim() == 2 && rowptr.numel() == x.size(0) + 1 && num_layers >= 1,
+                  "hdrm::propagate: expected one row of x per node and at least one layer");
+  STD_TORCH_CHECK(rowptr.scalar_type() == ScalarType::Long && col.scalar_type() == ScalarType::Int,
+                  "hdrm::propagate: expected an int64 rowptr and an int32 col");
+  x = torch::stable::contiguous(x);
+  rowptr = torch::stable::contiguous(rowptr);
+  col = torch::stable::contiguous(col);
+  if (grad) {
+    STD_TORCH_CHECK(grad->numel() == x.numel() && grad->scalar_type() == x.scalar_type(),
+                    "hdrm::propagate_backward: the gradient must be like x");
+    *grad = torch::stable::contiguous(*grad);
+  }
+  const Tensor out = torch::stable::empty_like(x);
+  const Tensor factor = torch::stable::new_empty(x, {x.size(0)});
+  std::array<Tensor, 2> work;
+  for (std::int64_t k = 0; k < std::min<std::int64_t>(2, num_layers - 1); ++k) {
+    work[k] = torch::stable::empty_like(x);
+  }
+  by_type(x, [&]<class T>(T) {
+    cpu::Propagation<T> p{read<std::int64_t>(rowptr), read<std::int32_t>(col), x.size(0),
+                          static_cast<int>(x.size(1)), static_cast<int>(num_layers), lorentz,
+                          symmetric, mean, Space<T>(c, 0), write<T>(factor), {}};
+    // Round l reads table l % 2 and fills the other, so a second layer uses table 0 alone.
+    for (std::int64_t k = 0; k < std::min<std::int64_t>(2, num_layers - 1); ++k) {
+      p.work[k] = write<T>(work[k]);
+    }
+    if (grad) {
+      cpu::propagate_backward(torch_threads(), p, read<T>(*grad), read<T>(x), write<T>(out));
+    } else {
+      cpu::propagate(torch_threads(), p, read<T>(x), write<T>(out));
+    }
+  });
+  return out;
+}
+
+Tensor propagate(const Tensor& x, const Tensor& rowptr, const Tensor& col, std::int64_t num_layers,
+                 double c, bool lorentz, bool symmetric, bool mean) {
+  return run_propagation(std::nullopt, x, rowptr, col, num_layers, c, lorentz, symmetric, mean);
+}
+
+Tensor propagate_backward(const Tensor& grad, const Tensor& x, const Tensor& rowptr,
+                          const Tensor& col, std::int64_t num_layers, double c, bool lorentz,
+                          bool symmetric, bool mean) {
+  return run_propagation(grad, x, rowptr, col, num_layers, c, lorentz, symmetric, mean);
+}
+
+// Ranking -----------------------------------------------------------------------------------------
+
+constexpr std::int64_t kScores = 1 << 20;  // elements of a block of scores
+
+std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
+                                std::optional<Tensor> rowptr, std::optional<Tensor> col,
+                                std::int64_t offset, std::int64_t k, double c) {
+  STD_TORCH_CHECK(users_.dim() == 2 && items_.dim() == 2 && users_.size(1) == items_.size(1) &&
+                      users_.scalar_type() == items_.scalar_type() && k <= items_.size(0),
+                  "hdrm::topk: expected two tables of one width and dtype, and k items");
+  const Tensor users = torch::stable::contiguous(users_), items = torch::stable::contiguous(items_);
+  const std::int64_t num_users = users.size(0), num_items = items.size(0), width = users.size(1);
+  if (rowptr) {
+    STD_TORCH_CHECK(rowptr->numel() == num_users + 1 && col,
+                    "hdrm::topk: exclude must have one row per user");
+    *rowptr = torch::stable::contiguous(*rowptr);
+    *col = torch::stable::contiguous(*col);
+  }
+  const Tensor distance = torch::stable::new_empty(users, {num_users, k});
+  const Tensor index = torch::stable::new_empty(users, {num_users, k}, ScalarType::Long);
+  // x0·y0 − xs·ys as one product: the users' time coordinate changes its sign, the result too.
+  const Tensor flipped = run_row_kernel<1>(cpu::project, {users}, false, c)[0];
+  const Tensor lifted = run_row_kernel<1>(cpu::project, {items}, false, c)[0];
+  const Tensor columns = torch::stable::transpose(lifted, 0, 1);
+  const Tensor time = torch::stable::contiguous(torch::stable::select(lifted, 1, 0));
+  by_type(users, [&]<class T>(T) {
+    const cpu::TopK<T> t{read<T>(users), read<T>(items), num_items, static_cast<int>(width),
+                         rowptr ? read<std::int64_t>(*rowptr) : nullptr,
+                         rowptr ? read<std::int32_t>(*col) : nullptr, offset, k, Space<T>(c, 0)};
+    T* row = write<T>(flipped);
+    for (std::int64_t i = 0; i < num_users * width; ++i) {
+      if (i % width != 0) row[i] = -row[i];
+    }
+    const std::int64_t block = std::max<std::int64_t>(1, kScores / std::max<std::int64_t>(1, num_items));
+    for (std::int64_t first = 0; first < num_users; first += block) {
+      const std::int64_t count = std::min(block, num_users - first);
+      Tensor part = flipped;
+      part = torch::stable::narrow(part, 0, first, count);
+      const Tensor scores = torch::stable::matmul(part, columns);
+      torch::stable::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+        cpu::topk_rows(t, first, first + begin, first + end, write<T>(scores), read<T>(time),
+                       write<T>(distance), write<std::int64_t>(index));
+      });
+    }
+  });
+  return {distance, index};
+}
+
+// Riemannian step ---------------------------------------------------------------------------------
+
+// Runs step(begin, end, T()) over the rows of x.
+template <class F>
+void step_rows(const Tensor& x, const Tensor& grad, F step) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous() && grad.numel() == x.numel() &&
+                      grad.scalar_type() == x.scalar_type(),
+                  "hdrm: an optimiser step needs a contiguous table and a gradient like it");
+  by_type(x, [&]<class T>(T) {
+    torch::stable::parallel_for(0, x.size(0), rows_per_thread(x.size(1)),
+                                [&](std::int64_t begin, std::int64_t end) { step(begin, end, T()); });
+  });
+}
+
+void check_moment(const Tensor& x, const Tensor& moment, std::int64_t numel) {
+  STD_TORCH_CHECK(moment.is_contiguous() && moment.numel() == numel &&
+                      moment.scalar_type() == x.scalar_type(),
+                  "hdrm: an optimiser's state must be contiguous and match the table");
+}
+
+void riemannian_sgd_step(Tensor x, const Tensor& grad_, std::optional<Tensor> moment, double lr,
+                         double momentum, double dampening, double weight_decay, bool nesterov,
+                         double c) {
+  const Tensor grad = torch::stable::contiguous(grad_);
+  if (moment) check_moment(x, *moment, x.numel());
+  step_rows(x, grad, [&]<class T>(std::int64_t begin, std::int64_t end, T) {
+    const SgdOptions<T> options{T(lr), T(momentum), T(dampening), T(weight_decay), nesterov};
+    cpu::sgd_rows(Space<T>(c, 0), options, write<T>(x), read<T>(grad),
+                  moment ? write<T>(*moment) : nullptr, static_cast<int>(x.size(1)), begin, end);
+  });
+}
+
+void riemannian_adam_step(Tensor x, const Tensor& grad_, Tensor moment, Tensor second, double lr,
+                          double beta1, double beta2, double eps, double weight_decay,
+                          double correction1, double correction2, double c) {
+  const Tensor grad = torch::stable::contiguous(grad_);
+  check_moment(x, moment, x.numel());
+  check_moment(x, second, x.size(0));
+  step_rows(x, grad, [&]<class T>(std::int64_t begin, std::int64_t end, T) {
+    const AdamOptions<T> options{T(lr),           T(beta1),       T(beta2),      T(eps),
+                                 T(weight_decay), T(correction1), T(correction2)};
+    cpu::adam_rows(Space<T>(c, 0), options, write<T>(x), read<T>(grad), write<T>(moment),
+                   write<T>(second), static_cast<int>(x.size(1)), begin, end);
+  });
+}
+
 STABLE_TORCH_LIBRARY_IMPL(hdrm, CPU, m) {
+  m.impl("propagate", TORCH_BOX(&propagate));
+  m.impl("propagate_backward", TORCH_BOX(&propagate_backward));
+  m.impl("topk", TORCH_BOX(&topk));
+  m.impl("riemannian_sgd_step_", TORCH_BOX(&riemannian_sgd_step));
+  m.impl("riemannian_adam_step_", TORCH_BOX(&riemannian_adam_step));
   HDRM_ROWS(expmap0, 1, 1);
   HDRM_ROWS(expmap0_backward, 2, 1);
   HDRM_ROWS(logmap0, 1, 1);

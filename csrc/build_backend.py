@@ -56,7 +56,8 @@ def _site_folders() -> list[str]:
     prefixes = [Path(entry).parent for entry in os.environ.get("PATH", "").split(os.pathsep)]
     for prefix in [*prefixes, Path(".venv").resolve()]:
         base = {"base": str(prefix), "platbase": str(prefix)}
-        folders += [sysconfig.get_path(kind, "posix_prefix", base) for kind in ("purelib", "platlib")]
+        for kind in ("purelib", "platlib"):
+            folders.append(sysconfig.get_path(kind, "posix_prefix", base))
     return list(dict.fromkeys(folders))
 
 

@@ -40,7 +40,8 @@ def _attempt() -> tuple[ModuleType | None, str | None]:
     if sys.platform != "linux":
         return None, f"hdrm's compiled code is built on Linux only, and this is {sys.platform}"
     if importlib.util.find_spec("hdrm._C") is None:
-        return None, f"hdrm's code is not compiled for Python {platform.python_version()}; {_REPAIR}"
+        python = platform.python_version()
+        return None, f"hdrm's code is not compiled for Python {python}; {_REPAIR}"
 
     import torch  # loads the library that hdrm._C is linked against
 

@@ -73,16 +73,20 @@ SHAPES = {
 
 def operands(manifold, shapes) -> dict[str, torch.Tensor]:
     left, right = shapes
+
+    def tangent_at_origin(*shape: int, seed: int) -> torch.Tensor:
+        u = ambient(*shape, seed=seed) * manifold.k.sqrt() / shape[-1] ** 0.5
+        u[..., 0] = 0
+        return u
+
     x, y = points(manifold, *left, seed=1), points(manifold, *right, seed=2)
-    o = ambient(*right, seed=3)
-    o[..., 0] = 0
     return {
         "x": x,
         "y": y,
-        "u": manifold.proju(x, 0.5 * ambient(*left, seed=4)),
-        "v": manifold.proju(x, 0.5 * ambient(*left, seed=5)),
+        "u": manifold.transp0(x, tangent_at_origin(*left, seed=4)),
+        "v": manifold.transp0(x, tangent_at_origin(*left, seed=5)),
         "a": ambient(*left, seed=6),
-        "o": o,
+        "o": tangent_at_origin(*right, seed=3),
     }
 
 

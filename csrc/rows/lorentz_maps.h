@@ -298,11 +298,11 @@ struct Geodesic {
   T xx, tau, again, rest2;  // v = (tau + again)·x + v⊥, |v⊥|²
   T q, half, shc;           // (‖v‖/r)², w = sinh²(‖v‖/2r), sinhθ/θ; coshθ = 1 + 2w
 
-  template <class Team>
-  HDRM_FN void orthogonalise(const Team& team, const T* x, const T* v, int n) {
-    again = team.template sum<T>(n, [&](int i) { return (v[i] - tau * x[i]) * x[i]; });
+  template <class Team, class V>
+  HDRM_FN void orthogonalise(const Team& team, const T* x, V v, int n) {
+    again = team.template sum<T>(n, [&](int i) { return (v(i) - tau * x[i]) * x[i]; });
     rest2 = team.template sum<T>(n, [&](int i) {
-      const T rest = v[i] - tau * x[i];
+      const T rest = v(i) - tau * x[i];
       return rest * rest;
     });
   }
@@ -311,10 +311,14 @@ struct Geodesic {
     xx = xx_;
     tau = ratio(xv, xx);
   }
-  HDRM_FN void solve(const Space<T>& k) {
+  // After them: q, from ‖v‖² = |v⊥|² + K(v·x̂)²/x0².
+  HDRM_FN void solve_norm(const Space<T>& k) {
     rest2 = largest(rest2 - ratio(again * again, xx), T(0));
     again = ratio(again, xx);
     q = k.c * rest2 + (tau + again) * ((tau + again) * (xx / (k.K + xx)));
+  }
+  HDRM_FN void solve(const Space<T>& k) {
+    solve_norm(k);
     const T capped = smallest(q, k.limit * k.limit), s = sinhc(capped / 4, k.limit);
     half = capped / 4 * s * s;
     shc = sinhc(q, k.limit);
@@ -333,7 +337,7 @@ struct ExpMap {
   template <int pass, class Team>
   static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
     if constexpr (pass == 0) s.p.measure(team, in[0], in[1], n);
-    if constexpr (pass == 1) s.line.orthogonalise(team, in[0], in[1], n);
+    if constexpr (pass == 1) s.line.orthogonalise(team, in[0], [&](int i) { return in[1][i]; }, n);
   }
   template <int pass>
   static HDRM_FN void solve(const Space<T>& k, State& s) {

@@ -95,8 +95,11 @@ def _propagate(
     symmetric: bool,
     mean: bool,
 ) -> Tensor:
-    ones = torch.ones(col.numel(), dtype=x.dtype, device=x.device)
-    adjacency = torch.sparse_csr_tensor(rowptr, col.long(), ones, (x.shape[0], x.shape[0]))
+    nodes = torch.arange(x.shape[0], device=x.device)
+    edges = torch.stack([torch.repeat_interleave(nodes, rowptr.diff()), col.long()])
+    adjacency = torch.sparse_coo_tensor(
+        edges, x.new_ones(col.numel()), (x.shape[0], x.shape[0]), check_invariants=False
+    )
     degree = rowptr.diff().to(x.dtype)[:, None]
     if lorentz:
         h = _logmap0(x, c)

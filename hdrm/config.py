@@ -1,0 +1,184 @@
+"""The configuration of a model and its training: one dataclass, named presets, checked values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+def _choice(default: str, *options: str):
+    return dataclasses.field(default=default, metadata={"options": options})
+
+
+def _number(default, low: float, high: float = math.inf, *, open_low: bool = False):
+    return dataclasses.field(default=default, metadata={"range": (low, high, open_low)})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a run computes. Defaults are those of the preset ``ml-1m``.
+
+    Raises:
+        ValueError: a value out of range or not among its options; the message names the field.
+        TypeError: a value of the wrong type.
+    """
+
+    # Model
+    dim: int = _number(64, 2)  # ambient width, time coordinate included
+    curvature: float = _number(1.0, 0, open_low=True)  # c: the space has curvature −c
+    layers: int = _number(3, 1)  # rounds of aggregation L; odd ranks better
+    hidden: tuple[int, ...] = (200, 1100)  # hidden widths of the denoisers
+    activation: str = _choice("tanh", "tanh", "relu")
+    dropout: float = _number(0.5, 0, 1)
+    noise: str = _choice("directional", "directional", "isotropic")
+    predict: str = _choice("x0", "x0", "eps")
+    # 1−ᾱ runs from noise_scale·noise_min to noise_scale·noise_max (linear, linear-var).
+    schedule: str = _choice("linear-var", "linear", "linear-var", "cosine", "binomial")
+    steps: int = _number(50, 1)  # T
+    noise_scale: float = _number(1.0, 0, open_low=True)
+    noise_min: float = _number(1e-3, 0, open_low=True)
+    noise_max: float = _number(0.5, 0, open_low=True)
+    growth: float = _number(0.0, 0)  # radial growth δ of the forward noise
+    sampling_steps: int = _number(1, 1)  # T': reverse steps at inference
+    sampling_noise: bool = False  # add the posterior's variance in reverse steps
+    # Both stages
+    seed: int = _number(0, 0, 2**31 - 1)
+    pairs: str = _choice("users", "users", "interactions")  # what batches are drawn from
+    holdout: float = _number(0.2, 0, 0.9)  # share of edges hidden from the graph, per epoch
+    margin: float = _number(0.1, 0)
+    negatives: int = _number(1, 1)  # unseen items drawn per positive
+    eval_every: int = _number(2, 1)  # epochs between validations
+    patience: int = _number(10, 1)  # validations without a better NDCG@20 until a stage stops
+    # Stage 1, the encoder: Riemannian SGD
+    encoder_epochs: int = _number(50, 0)
+    encoder_batch: int = _number(10_000, 1)
+    encoder_lr: float = _number(3e-3, 0, open_low=True)
+    encoder_momentum: float = _number(0.95, 0, 1)
+    encoder_weight_decay: float = _number(0.005, 0)
+    # Stage 2, the diffusion: Adam
+    diffusion_epochs: int = _number(20, 0)
+    diffusion_batch: int = _number(20_000, 1)
+    diffusion_lr: float = _number(1e-3, 0, open_low=True)
+    reconstruction: float = _number(0.05, 0, 1)  # α: weight of the reconstruction loss
+    tables: str = _choice("frozen", "frozen", "joint")  # joint: stage 2 trains the table too
+    importance_sampling: bool = False  # draw t by the history of its loss
+    omega: float | None = _number(None, 0, 1)  # weight of the prediction; None: by validation
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _checked(field.name, value))
+        if not all(width >= 1 for width in self.hidden):
+            raise ValueError(f"hidden: widths must be at least 1, got {list(self.hidden)}")
+        if self.sampling_steps > self.steps:
+            raise ValueError(
+                f"sampling_steps must not exceed steps = {self.steps}, got {self.sampling_steps}"
+            )
+
+    def replace(self, **changes) -> Config:
+        """A copy with some fields changed; unknown names raise ValueError."""
+        _known(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The configuration that to_json wrote.
+
+        Raises:
+            ValueError, TypeError: not a JSON object, unknown keys, or values that do not fit.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"a configuration is a JSON object, got {type(values).__name__}")
+        _known(values)
+        return cls(**values)
+
+
+_TYPES = typing.get_type_hints(Config)
+_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+PRESETS: Mapping[str, Config] = types.MappingProxyType(
+    {
+        "ml-1m": Config(),
+        "yelp": Config(hidden=(200, 1000), steps=30, reconstruction=0.3),
+        "amazon-book": Config(hidden=(200, 1000), layers=2, reconstruction=0.5),
+        "demo": Config(encoder_epochs=30, diffusion_epochs=6, encoder_batch=2_000),
+    }
+)
+
+
+def preset_for(dataset: str) -> str:
+    """The preset that trains a data set of this name unless another is asked for."""
+    matches = [name for name in PRESETS if dataset.lower().startswith(name)]
+    return matches[0] if matches else "ml-1m"
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict:
+    """{"dim": 32} from ("dim=32",), typed by Config's fields.
+
+    Raises:
+        ValueError: no "=", an unknown key, or a value that is not of the field's type.
+    """
+    changes = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"expected key=value, got {text!r}")
+        _known([key])
+        changes[key] = _parse(key, value)
+    return changes
+
+
+def _known(names) -> None:
+    unknown = sorted(set(names) - set(_FIELDS))
+    if unknown:
+        raise ValueError(
+            f"unknown setting {', '.join(unknown)}; there are: {', '.join(sorted(_FIELDS))}"
+        )
+
+
+def _parse(key: str, text: str):
+    kind = _TYPES[key]
+    try:
+        if kind is str:
+            return text
+        if kind == tuple[int, ...]:
+            return tuple(int(width) for width in text.strip("[]() ").split(",") if width.strip())
+        value = json.loads(text.lower())
+    except ValueError:
+        value = text
+    return _checked(key, value)
+
+
+def _checked(name: str, value):
+    """The value in its field's type and range."""
+    kind, metadata = _TYPES[name], _FIELDS[name].metadata
+    if kind == tuple[int, ...]:
+        if isinstance(value, (list, tuple)) and all(type(width) is int for width in value):
+            return tuple(value)
+        raise TypeError(f"{name} must be a list of integers, got {value!r}")
+    allowed = typing.get_args(kind) or (kind,)
+    if float in allowed and type(value) is int:
+        value = float(value)
+    if type(value) not in allowed:
+        names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
+        raise TypeError(f"{name} must be {names}, got {value!r}")
+    if "options" in metadata and value not in metadata["options"]:
+        raise ValueError(f"{name} must be one of {', '.join(metadata['options'])}, got {value!r}")
+    if "range" in metadata and value is not None:
+        low, high, open_low = metadata["range"]
+        if not (low < value if open_low else low <= value) or not value <= high:
+            bound = f"{'above' if open_low else 'at least'} {low:g}"
+            bound += f" and at most {high:g}" if high < math.inf else ""
+            raise ValueError(f"{name} must be {bound}, got {value!r}")
+        if value == math.inf:
+            raise ValueError(f"{name} must be finite")
+    return value

@@ -1,0 +1,112 @@
+"""A model in one file, ``model.safetensors``: weights, statistics, ω and the training graph.
+
+The header's metadata holds the format, the sizes and the configuration, so the file says by itself
+what it is. It is replaced in one step: a run folder holds the old model or the new one, never half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ..config import Config
+from ..graph import BipartiteGraph
+
+if TYPE_CHECKING:
+    from .hdrm import HDRM
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+FORMAT = "hdrm model, version 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a model file holds."""
+
+    path: Path
+    num_users: int
+    num_items: int
+    config: Config
+    graph: BipartiteGraph
+    weights: dict[str, Tensor]
+
+
+def save(model: HDRM, run: str | os.PathLike[str]) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into the existing folder ``run``."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    users, items = _pairs(model.graph)
+    tensors |= {"graph.users": users, "graph.items": items}
+    metadata = {
+        "format": FORMAT,
+        "num_users": str(model.num_users),
+        "num_items": str(model.num_items),
+        "config": model.config.to_json(),
+    }
+    write(Path(run) / MODEL_FILE, to_bytes(tensors, metadata))
+    write(Path(run) / CONFIG_FILE, (model.config.to_json() + "\n").encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file in one step, through a temporary one beside it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(run: str | os.PathLike[str]) -> Stored:
+    """What ``run/model.safetensors`` holds; errors as :meth:`hdrm.HDRM.load`."""
+    path = Path(run) / MODEL_FILE
+    if not path.is_file():
+        what = "it holds no " + MODEL_FILE if Path(run).is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{run} is not a run of `hdrm train`: {what}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        num_users, num_items = int(metadata["num_users"]), int(metadata["num_items"])
+        users, items = weights.pop("graph.users"), weights.pop("graph.items")
+        graph = BipartiteGraph.from_interactions(users, items, num_users, num_items)
+        config = Config.from_json(metadata["config"])
+    except (SafetensorError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a model that this version can load: {error}") from error
+    return Stored(path, num_users, num_items, config, graph, weights)
+
+
+def fill(model: HDRM, stored: Stored) -> None:
+    """Copy the stored weights into a model of the stored sizes and configuration."""
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | stored.weights.keys()):
+        found = stored.weights.get(name)
+        if name not in expected or found is None:
+            state = "unknown" if found is not None else "missing"
+            raise ValueError(f"{stored.path}: the tensor {name!r} is {state}")
+        if found.shape != expected[name].shape or found.dtype != expected[name].dtype:
+            raise ValueError(
+                f"{stored.path}: {name!r} must be {expected[name].dtype} of shape "
+                f"{tuple(expected[name].shape)}, got {found.dtype} of {tuple(found.shape)}"
+            )
+        if not torch.isfinite(found).all():
+            raise ValueError(f"{stored.path}: {name!r} holds values that are not finite")
+    model.load_state_dict(stored.weights)
+
+
+def _pairs(graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
+    """The interactions of a graph as int32 (users, items)."""
+    csr = graph.user_items
+    users = torch.repeat_interleave(torch.arange(csr.num_rows, device=csr.device), csr.degrees)
+    items = csr.col[: csr.nnz] - csr.offset
+    return users.int().cpu(), items.int().cpu()

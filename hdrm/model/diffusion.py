@@ -1,0 +1,164 @@
+"""Schedules, the forward noise and the reverse step of the diffusion.
+
+    q(z_t | z_0):   z_t = √ᾱ_t·z_0 + √(1−ᾱ_t)·ε        (ops/noising: isotropic or directional ε)
+    reverse:        z_{t−1} = c0_t·ẑ_0 + ct_t·z_t (+ √v_t·ε),  the mean and variance of
+                    q(z_{t−1} | z_t, z_0) at the predicted ẑ_0
+        c0_t = √ᾱ_{t−1}·β_t/(1−ᾱ_t),  ct_t = √α_t·(1−ᾱ_{t−1})/(1−ᾱ_t),  v_t = β_t(1−ᾱ_{t−1})/(1−ᾱ_t)
+        ᾱ_t = Π_{s≤t} α_s,  α_t = 1−β_t,  ᾱ_{−1} = 1
+
+Sources: Ho, Jain, Abbeel, *Denoising diffusion probabilistic models*, 2020, eqs. 4–7; Nichol,
+Dhariwal, *Improved DDPM*, 2021, for the cosine schedule and importance sampling of t.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+
+SCHEDULES = ("linear", "linear-var", "cosine", "binomial")
+FIRST_BETA = 1e-5  # the first step barely moves, whatever the schedule (DiffRec, HDRM)
+MAX_BETA = 0.999
+IDLE = 1e-3  # a reverse step that gives z_t less weight than this adds nothing to ẑ_0
+
+
+def betas(schedule: str, steps: int, scale: float, low: float, high: float) -> np.ndarray:
+    """β_1 … β_T of a schedule, float64 (T,); β_1 is replaced by 1e-5.
+
+    Args:
+        schedule: "linear": β from scale·low to scale·high. "linear-var": 1−ᾱ_t from scale·low to
+            scale·high. "cosine": ᾱ = cos²(π/2·(t/T + 0.008)/1.008). "binomial": β_t =
+            1/(T − t + 1) with t from 0. The last two have no further parameters.
+        steps: T.
+
+    Raises:
+        ValueError: unknown schedule, steps < 1, or a schedule with values outside [0, 1).
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    if steps < 1:
+        raise ValueError(f"the diffusion needs at least one step, got {steps}")
+    if schedule in ("linear", "linear-var") and not 0 < scale * low <= scale * high < 1:
+        raise ValueError(
+            f"the schedule {schedule!r} needs 0 < noise_scale·noise_min ≤ noise_scale·noise_max "
+            f"< 1, got {scale * low:g} and {scale * high:g}"
+        )
+    ramp = np.linspace(scale * low, scale * high, steps)
+    if schedule == "linear":
+        beta = ramp
+    elif schedule == "linear-var":
+        beta = _betas_of_levels(np.concatenate([[1.0], 1 - ramp]))
+    elif schedule == "cosine":
+        time = np.arange(steps + 1) / steps
+        beta = _betas_of_levels(np.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2)
+    else:
+        beta = 1 / (steps - np.arange(steps) + 1)
+    beta = beta.astype(np.float64)
+    beta[0] = FIRST_BETA
+    return beta
+
+
+def _betas_of_levels(alpha_bar: np.ndarray) -> np.ndarray:
+    """β_t = 1 − ᾱ_t/ᾱ_{t−1} of levels ᾱ_{−1}, ᾱ_0, …"""
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], MAX_BETA)
+
+
+class ScheduleRow(NamedTuple):
+    """One step of a schedule, for people."""
+
+    t: int
+    beta: float
+    signal: float  # √ᾱ_t
+    noise: float  # √(1−ᾱ_t)
+    keeps: float  # ct_t: the weight of z_t in the reverse mean
+    acts: bool
+
+
+class Diffusion(nn.Module):
+    """The tables of one schedule (float64) and the two directions of the process.
+
+    Args:
+        schedule, steps, scale, low, high: as :func:`betas`.
+        noise: "directional" or "isotropic" (:mod:`hdrm.ops.noising`).
+        predict: what a denoiser returns, "x0" or the noise "eps".
+        growth: radial growth δ of the forward step.
+        c: the curvature is −c.
+    """
+
+    alpha_bar: Tensor
+
+    def __init__(
+        self,
+        schedule: str,
+        steps: int,
+        scale: float,
+        low: float,
+        high: float,
+        *,
+        noise: str = "directional",
+        predict: str = "x0",
+        growth: float = 0.0,
+        c: float = 1.0,
+    ) -> None:
+        super().__init__()
+        beta = betas(schedule, steps, scale, low, high)
+        alpha_bar = np.cumprod(1 - beta)
+        previous = np.concatenate([[1.0], alpha_bar[:-1]])
+        tables = {
+            "beta": beta,
+            "alpha_bar": alpha_bar,
+            "mean_x0": np.sqrt(previous) * beta / (1 - alpha_bar),
+            "mean_zt": np.sqrt(1 - beta) * (1 - previous) / (1 - alpha_bar),
+            "variance": beta * (1 - previous) / (1 - alpha_bar),
+        }
+        for name, table in tables.items():
+            # Recomputed from the configuration, so not part of a checkpoint.
+            self.register_buffer(name, torch.from_numpy(table), persistent=False)
+        self.steps, self.noise, self.predict = steps, noise, predict
+        self.growth, self.c = growth, c
+
+    def add_noise(
+        self, z0: Tensor, t: Tensor, statistics: tuple[Tensor, Tensor], *, seed: int | Tensor
+    ) -> Tensor:
+        """z_t of each row of z0 (B, d+1) at its step t int64 (B,)."""
+        if self.noise == "isotropic":
+            return ops.isotropic_noise(
+                z0, t, self.alpha_bar, seed=seed, growth=self.growth, c=self.c
+            )
+        return ops.directional_noise(
+            z0, t, self.alpha_bar, seed=seed, statistics=statistics, growth=self.growth, c=self.c
+        )
+
+    def predicted_x0(self, output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+        """ẑ_0 from a denoiser's output: itself, or (z_t − √(1−ᾱ_t)·ε̂)/√ᾱ_t."""
+        if self.predict == "x0":
+            return output
+        level = self.alpha_bar[t][:, None]
+        return ((z_t - (1 - level).sqrt() * output) / level.sqrt()).to(z_t.dtype)
+
+    def reverse_step(
+        self, x0: Tensor, z_t: Tensor, step: int, spread: Tensor | None = None
+    ) -> Tensor:
+        """z_{t−1} from the predicted x0 and z_t, all rows at the same step t.
+
+        spread: (B, d+1) standard normal draws in the noise's scale, which add √v_t·spread; None
+        takes the mean.
+        """
+        z = float(self.mean_x0[step]) * x0 + float(self.mean_zt[step]) * z_t
+        return z if spread is None else z + float(self.variance[step]) ** 0.5 * spread
+
+    def table(self) -> list[ScheduleRow]:
+        """The schedule step by step; ``acts`` is false where the reverse step ignores z_t."""
+        return [
+            ScheduleRow(
+                t, beta, level**0.5, (1 - level) ** 0.5, keeps, keeps > IDLE and (1 - level) > 0
+            )
+            for t, (beta, level, keeps) in enumerate(
+                zip(self.beta.tolist(), self.alpha_bar.tolist(), self.mean_zt.tolist())
+            )
+        ]

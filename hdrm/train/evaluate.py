@@ -1,0 +1,107 @@
+"""Full ranking: Recall, NDCG, Precision and MRR over all items, in blocks of users.
+
+For a user with test items T and the ranking r_1, r_2, … of all items that are not excluded:
+
+    Recall@K = hits/|T|        Precision@K = hits/K        hits = |{j ≤ K : r_j ∈ T}|
+    NDCG@K = Σ_{j ≤ K, r_j ∈ T} 1/log₂(j+1)  /  Σ_{j ≤ min(K, |T|)} 1/log₂(j+1)
+    MRR@K = 1/(position of the first hit within K), 0 without one
+
+averaged over the users with |T| > 0, all users alike. The definitions are those of DiffRec's and
+HDRM's evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..graph import CSR
+
+CUTOFFS = (10, 20, 50, 100)
+METRICS = ("recall", "ndcg", "precision", "mrr")
+BLOCK = 4096  # users ranked at a time: bounds memory, changes no result
+
+
+def evaluate(
+    points: tuple[Tensor, Tensor],
+    relevant: np.ndarray,
+    exclude: CSR,
+    *,
+    cutoffs: Sequence[int] = CUTOFFS,
+    c: float = 1.0,
+) -> dict[str, float]:
+    """Metrics of the ranking of items by Lorentz distance.
+
+    Args:
+        points: of users (U, d+1) and items (I, d+1) on the hyperboloid.
+        relevant: int64 (n, 2), the (user, item) pairs to be found, n ≥ 1.
+        exclude: CSR (U × I) of items not to rank: the training items, say.
+        cutoffs: the values of K.
+        c: the curvature is −c.
+
+    Returns:
+        {"recall@10": …, "ndcg@10": …, …}, float64 averages; they do not depend on the blocks.
+    """
+    user_points, item_points = points
+    num_items, deepest = len(item_points), max(cutoffs)
+    keys = np.unique(relevant[:, 0] * num_items + relevant[:, 1])
+    users, sizes = np.unique(keys // num_items, return_counts=True)
+    hits = np.zeros((len(users), deepest), dtype=bool)
+    for start in range(0, len(users), BLOCK):
+        block = users[start : start + BLOCK]
+        index = torch.from_numpy(block).to(user_points.device)
+        _, items = ops.topk(
+            user_points[index],
+            item_points,
+            min(deepest, num_items),
+            exclude=exclude.rows(index),
+            c=c,
+        )
+        items = items.cpu().numpy()
+        found = (items >= 0) & _contains(keys, block[:, None] * num_items + items)
+        hits[start : start + len(block), : items.shape[1]] = found
+    return _metrics(hits, sizes, cutoffs)
+
+
+def _contains(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    place = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
+    return sorted_keys[place] == wanted
+
+
+def _metrics(hits: np.ndarray, sizes: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:
+    """Averages from hits (n, deepest) in rank order and the number of relevant items (n,)."""
+    positions = np.arange(1, hits.shape[1] + 1)
+    gain = 1 / np.log2(positions + 1)
+    ideal = np.cumsum(gain)
+    found, dcg = hits.cumsum(1), (hits * gain).cumsum(1)
+    first = np.where(hits.any(1), hits.argmax(1) + 1, np.inf)
+    result = {}
+    for k in cutoffs:
+        per_user = {
+            "recall": found[:, k - 1] / sizes,
+            "ndcg": dcg[:, k - 1] / ideal[np.minimum(sizes, k) - 1],
+            "precision": found[:, k - 1] / k,
+            "mrr": np.where(first <= k, 1 / first, 0.0),
+        }
+        result |= {f"{name}@{k}": float(per_user[name].mean()) for name in METRICS}
+    return result
+
+
+def popularity(
+    train: np.ndarray, num_users: int, num_items: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """The popularity ranker as points, so that it runs through the same code.
+
+    Every user sits at the origin and the item of rank r (0 is the most frequent in training, ties
+    by the smaller id) at distance r/I from it; points are (·, 2) float64, c = 1.
+    """
+    counts = np.bincount(train[:, 1], minlength=num_items)
+    radius = np.empty(num_items)
+    radius[np.argsort(-counts, kind="stable")] = np.arange(num_items) / num_items
+    users = torch.zeros(num_users, 2, dtype=torch.float64, device=device)
+    items = torch.from_numpy(np.stack([np.zeros(num_items), radius], 1)).to(device)
+    return ops.expmap0(users), ops.expmap0(items)
