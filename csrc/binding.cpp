@@ -1,13 +1,4 @@
-// Registers the native kernels with torch: the only file that knows torch, through its stable ABI
-// (torch/csrc/stable), so that one binary serves every torch from 2.13 on. Schemas, fakes and
-// autograd are declared in Python, in hdrm/ops.
-//
-// The public functions of hdrm/ops check their arguments and explain; what is checked here is only
-// what would otherwise read or write outside a tensor.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
+// Registers the kernels of rows, message passing, ranking and optimiser steps with torch.
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -15,30 +6,20 @@
 #include <utility>
 #include <vector>
 
+#include "binding.h"
 #include "cpu/message_passing.h"
 #include "cpu/riemannian_step.h"
 #include "cpu/row_kernels.h"
+#include "cpu/sample_negatives.h"
 #include "cpu/topk.h"
 
 namespace hdrm {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 // Elements that a thread should have to work on before it is worth waking it.
 constexpr std::int64_t kGrain = 1 << 14;
 
 std::int64_t rows_per_thread(std::int64_t width) { return std::max<std::int64_t>(1, kGrain / width); }
-
-// Calls f with a float or a double, for the element type of the tensor.
-template <class F>
-void by_type(const Tensor& tensor, F f) {
-  if (tensor.scalar_type() == ScalarType::Float) return f(float());
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double,
-                  "hdrm's kernels take float32 or float64 tensors");
-  f(double());
-}
 
 // Tensors of shape (..., d+1), or (...) where a row op has one number per row; all other dimensions
 // agree. Everything runs over (rows, width).
@@ -123,22 +104,6 @@ struct RowOp<kernel, kOut, kNumberPerRow, std::index_sequence<I...>> {
   m.impl(#name, TORCH_BOX((&RowOp<cpu::name, out, false, std::make_index_sequence<in>>::call)))
 #define HDRM_NUMBERS(name, in) \
   m.impl(#name, TORCH_BOX((&RowOp<cpu::name, 1, true, std::make_index_sequence<in>>::call)))
-
-template <class T>
-const T* read(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-template <class T>
-T* write(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-cpu::Parallel torch_threads() {
-  return {[](std::int64_t size, std::int64_t grain, const auto& body) {
-            if (size > 0) torch::stable::parallel_for(0, size, grain, body);
-          },
-          static_cast<int>(torch::stable::get_num_threads())};
-}
 
 // Message passing ---------------------------------------------------------------------------------
 
@@ -239,6 +204,25 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
   return {distance, index};
 }
 
+Tensor sample_negatives(const Tensor& users_, const Tensor& rowptr_, const Tensor& col_,
+                        std::int64_t offset, std::int64_t num_items, std::int64_t num,
+                        const Tensor& seed) {
+  STD_TORCH_CHECK(users_.scalar_type() == ScalarType::Long &&
+                      rowptr_.scalar_type() == ScalarType::Long && rowptr_.numel() >= 1 &&
+                      col_.scalar_type() == ScalarType::Int && num >= 1,
+                  "hdrm::sample_negatives: expected int64 users and rowptr, an int32 col, num ≥ 1");
+  check_seed(seed);
+  const Tensor users = torch::stable::contiguous(users_);
+  const Tensor rowptr = torch::stable::contiguous(rowptr_), col = torch::stable::contiguous(col_);
+  const Tensor out = torch::stable::new_empty(users, {users.numel(), num});
+  cpu::sample_negatives(torch_threads(),
+                        {read<std::int64_t>(users), users.numel(), read<std::int64_t>(rowptr),
+                         rowptr.numel() - 1, read<std::int32_t>(col), col.numel(), offset,
+                         num_items, num, *read<std::int64_t>(seed)},
+                        write<std::int64_t>(out));
+  return out;
+}
+
 // Riemannian step ---------------------------------------------------------------------------------
 
 // Runs step(begin, end, T()) over the rows of x.
@@ -289,6 +273,7 @@ STABLE_TORCH_LIBRARY_IMPL(hdrm, CPU, m) {
   m.impl("propagate", TORCH_BOX(&propagate));
   m.impl("propagate_backward", TORCH_BOX(&propagate_backward));
   m.impl("topk", TORCH_BOX(&topk));
+  m.impl("sample_negatives", TORCH_BOX(&sample_negatives));
   m.impl("riemannian_sgd_step_", TORCH_BOX(&riemannian_sgd_step));
   m.impl("riemannian_adam_step_", TORCH_BOX(&riemannian_adam_step));
   HDRM_ROWS(expmap0, 1, 1);

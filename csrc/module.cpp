@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "cpu/clones.h"
 #include "cpu/graph.h"
 
 namespace py = pybind11;
@@ -20,12 +21,14 @@ namespace {
 py::dict build_report_dict() {
   py::dict report;
   for (auto entry = build_report; (*entry)[0]; ++entry) report[(*entry)[0]] = (*entry)[1];
+  report["simd"] = HDRM_HAS_CLONES ? "x86-64-v4, x86-64-v3, default"
+                                   : "default only: wider ones need GCC 12 or later, on x86-64";
   return report;
 }
 
 // The clone of the CPU kernels that this processor runs.
 const char* simd_level() {
-#if defined(__x86_64__)
+#if HDRM_HAS_CLONES
   if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4";
   if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3";
 #endif

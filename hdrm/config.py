@@ -49,9 +49,9 @@ class Config:
     # Both stages
     seed: int = _number(0, 0, 2**31 - 1)
     pairs: str = _choice("users", "users", "interactions")  # what batches are drawn from
-    holdout: float = _number(0.2, 0, 0.9)  # share of edges hidden from the graph, per epoch
     margin: float = _number(0.1, 0)
-    negatives: int = _number(1, 1)  # unseen items drawn per positive
+    negatives: int = _number(16, 1)  # unseen items drawn per positive; the nearest one counts
+    averaging: float = _number(0.99, 0, 1)  # decay of the weights' running average, per step
     eval_every: int = _number(2, 1)  # epochs between validations
     patience: int = _number(10, 1)  # validations without a better NDCG@20 until a stage stops
     # Stage 1, the encoder: Riemannian SGD
@@ -65,8 +65,8 @@ class Config:
     diffusion_batch: int = _number(20_000, 1)
     diffusion_lr: float = _number(1e-3, 0, open_low=True)
     reconstruction: float = _number(0.05, 0, 1)  # α: weight of the reconstruction loss
+    folds: int = _number(5, 2)  # parts of the edges, each hidden while it is the positives
     tables: str = _choice("frozen", "frozen", "joint")  # joint: stage 2 trains the table too
-    importance_sampling: bool = False  # draw t by the history of its loss
     omega: float | None = _number(None, 0, 1)  # weight of the prediction; None: by validation
 
     def __post_init__(self) -> None:
@@ -104,16 +104,6 @@ class Config:
 
 _TYPES = typing.get_type_hints(Config)
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-
-PRESETS: Mapping[str, Config] = types.MappingProxyType(
-    {
-        "ml-1m": Config(),
-        "yelp": Config(hidden=(200, 1000), steps=30, reconstruction=0.3),
-        "amazon-book": Config(hidden=(200, 1000), layers=2, reconstruction=0.5),
-        "demo": Config(encoder_epochs=30, diffusion_epochs=6, encoder_batch=2_000),
-    }
-)
-
 
 def preset_for(dataset: str) -> str:
     """The preset that trains a data set of this name unless another is asked for."""
@@ -182,3 +172,13 @@ def _checked(name: str, value):
         if value == math.inf:
             raise ValueError(f"{name} must be finite")
     return value
+
+
+PRESETS: Mapping[str, Config] = types.MappingProxyType(
+    {
+        "ml-1m": Config(),
+        "yelp": Config(hidden=(200, 1000), steps=30, reconstruction=0.3),
+        "amazon-book": Config(hidden=(200, 1000), layers=2, reconstruction=0.5),
+        "demo": Config(encoder_epochs=30, diffusion_epochs=6, encoder_batch=2_000),
+    }
+)

@@ -72,19 +72,26 @@ def _tangents(*seeds: int):
 def _base(*kinds: str):
     def make(n, w, c, dtype):
         return [
-            points(n, w, c, dtype, seed=i) if kind == "x" else vectors(n, w, dtype, seed=i) * 0.7
+            points(n, w, c, dtype, seed=i) if kind == "x" else vectors(n, w, dtype, seed=i) * (2 / w**0.5)
             for i, kind in enumerate(kinds)
         ]
 
     return make
 
 
-def _graph_run(**options):
-    def run(x, *, c):
-        graph = small_graph(num_users=x.shape[0] - 4)
-        return ops.propagate(x, graph, 3, c=c, **options)
+GRAPHS: dict[int, BipartiteGraph] = {}  # by number of nodes; built before a case runs
 
-    return run
+
+def _with_graph(make):
+    def make_with_graph(n, w, c, dtype):
+        GRAPHS.setdefault(n, small_graph(num_users=n - 4))
+        return make(n, w, c, dtype)
+
+    return make_with_graph
+
+
+def _propagate(**options):
+    return lambda x, *, c: ops.propagate(x, GRAPHS[x.shape[0]], 3, c=c, **options)
 
 
 def _noise_inputs(n, device):
@@ -124,13 +131,13 @@ ROW_CASES = [
 TABLE_CASES = [
     Case("directional_noise", _tangents(0), _noise(ops.directional_noise, growth=0.1)),
     Case("column_statistics", _tangents(0), lambda z, *, c: ops.column_statistics(z)),
-    Case("propagate", _points(0), _graph_run()),
+    Case("propagate", _with_graph(_points(0)), _propagate()),
     Case(
         "propagate[lightgcn]",
-        _tangents(0),
-        _graph_run(space="tangent", normalization="symmetric", combine="mean"),
+        _with_graph(_tangents(0)),
+        _propagate(space="tangent", normalization="symmetric", combine="mean"),
     ),
-    Case("propagate[row-mean]", _points(0), _graph_run(combine="mean")),
+    Case("propagate[row-mean]", _with_graph(_points(0)), _propagate(combine="mean")),
 ]
 CASES = ROW_CASES + TABLE_CASES
 

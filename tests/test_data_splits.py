@@ -76,31 +76,23 @@ def test_per_user_is_random_and_seeded():
     assert abs(again[2][:, 1].mean() - 24.5) < 3.5
 
 
-def test_by_time_is_global():
+def test_by_time_takes_each_users_last_items():
     rng = np.random.default_rng(0)
-    pairs = full_grid(25, 8)
-    time = rng.permutation(len(pairs))
-    when = {tuple(p): t for p, t in zip(pairs.tolist(), time)}
-    splits = by_time(pairs, time)
-    assert [len(s) for s in splits] == [140, 20, 40]
-    times = [[when[tuple(p)] for p in s.tolist()] for s in splits]
-    assert max(times[0]) < min(times[1]) and max(times[1]) < min(times[2])
-
-
-def test_by_time_keeps_the_order_of_equal_times():
-    pairs = full_grid(50, 20)
-    assert np.array_equal(np.concatenate(by_time(pairs, np.zeros(1_000))), pairs)
-    time = np.arange(1_000) % 2
-    assert np.array_equal(
-        np.concatenate(by_time(pairs, time)), np.concatenate([pairs[::2], pairs[1::2]])
-    )
+    pairs = rng.permutation(full_grid(25, 10))
+    splits = by_time(pairs)
+    when = {tuple(pair): k for k, pair in enumerate(pairs.tolist())}
+    for user in range(25):
+        times = [[when[tuple(p)] for p in s.tolist() if p[0] == user] for s in splits]
+        assert [len(t) for t in times] == [7, 1, 2]
+        assert times == [sorted(t) for t in times]
+        assert max(times[0]) < min(times[1]) and max(times[1]) < min(times[2])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_too_few_interactions(count):
     pairs = full_grid(1, count)
     with pytest.raises(ValueError, match="too few interactions"):
-        by_time(pairs, np.arange(count))
+        by_time(pairs)
     with pytest.raises(ValueError, match="too few interactions"):
         per_user(pairs, 0)
 
@@ -116,8 +108,8 @@ def test_carve_validation():
 
 def dataset(**changes) -> Dataset:
     pairs = as_array([(0, 0), (1, 2)])
-    fields = dict(name="x", num_users=2, num_items=3, train=pairs, valid=pairs, test=pairs)
-    return Dataset(**(fields | changes))
+    fields = {"num_users": 2, "num_items": 3, "train": pairs, "valid": pairs, "test": pairs}
+    return Dataset(**({"name": "x"} | fields | changes))
 
 
 @pytest.mark.parametrize(

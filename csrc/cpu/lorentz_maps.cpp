@@ -1,4 +1,4 @@
-#include "rows/lorentz_maps.h"
+#include "rows/lorentz_maps_backward.h"
 
 #include "cpu/row_kernel.h"
 

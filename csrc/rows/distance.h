@@ -5,6 +5,8 @@
 // subtracts nearly equal vectors. Split along and across xs it does not:
 //   2K·∂w/∂xs =  (Kρ/x0 + P/a)·x̂ + δ⊥x,     δ⊥x = the part of δ orthogonal to xs,
 //   2K·∂w/∂ys = (−Kρ/y0 + P/b)·ŷ − δ⊥y.
+// δ⊥x is taken from δ where x and y are near, so that their difference is exact, and else from −y,
+// which has the same part across x and no rounding at all; likewise δ⊥y from δ or x.
 #pragma once
 
 #include "rows/math.h"
@@ -15,7 +17,8 @@ namespace hdrm {
 template <class T>
 struct Pair {
   T xx, yy, xy, along;          // |xs|², |ys|², xs·ys, δ·(xs + ys)
-  T tau_x, tau_y;               // δ·x/|x|², δ·y/|y|²: shares of δ along x and y …
+  T near_x, near_y;             // 1 or 0: across x we look at near_x·x − y, across y at x − near_y·y
+  T tau_x, tau_y;               // their shares along x and y …
   T again_x, again_y;           // … and what the second orthogonalisation finds
   T a, b, gap;                  // |xs|, |ys|, P
   T w;                          // sinh²(d/2r)
@@ -32,22 +35,27 @@ struct Pair {
   }
 
   HDRM_FN void split() {
-    tau_x = ratio(tau_x, xx);
-    tau_y = ratio(tau_y, yy);
+    const T delta2 = xx + yy - 2 * xy;
+    const bool x_by_delta = 4 * delta2 < yy, y_by_delta = 4 * delta2 < xx;
+    near_x = x_by_delta ? T(1) : T(0);
+    near_y = y_by_delta ? T(1) : T(0);
+    tau_x = ratio(x_by_delta ? tau_x : -xy, xx);
+    tau_y = ratio(y_by_delta ? tau_y : xy, yy);
     a = std::sqrt(xx);
     b = std::sqrt(yy);
   }
 
+  HDRM_FN T rest_x(T x, T y) const { return (near_x * x - y) - tau_x * x; }
+  HDRM_FN T rest_y(T x, T y) const { return (x - near_y * y) - tau_y * y; }
+
   // Second pass: orthogonalise again, and measure the part of δ across the longer vector.
   template <class Team>
   HDRM_FN void orthogonalise(const Team& team, const T* x, const T* y, int n) {
-    again_x = team.template sum<T>(n, [&](int i) { return (x[i] - y[i] - tau_x * x[i]) * x[i]; });
-    again_y = team.template sum<T>(n, [&](int i) { return (x[i] - y[i] - tau_y * y[i]) * y[i]; });
+    again_x = team.template sum<T>(n, [&](int i) { return rest_x(x[i], y[i]) * x[i]; });
+    again_y = team.template sum<T>(n, [&](int i) { return rest_y(x[i], y[i]) * y[i]; });
     const bool by_x = xx >= yy;
-    const T* l = by_x ? x : y;
-    const T tau = by_x ? tau_x : tau_y;
     gap = team.template sum<T>(n, [&](int i) {
-      const T rest = x[i] - y[i] - tau * l[i];
+      const T rest = by_x ? rest_x(x[i], y[i]) : rest_y(x[i], y[i]);
       return rest * rest;
     });
   }
@@ -91,10 +99,10 @@ struct Pair {
   }
 
   HDRM_FN T slope_x(const T* x, const T* y, int i) const {
-    return on_x * x[i] + across * ((x[i] - y[i] - tau_x * x[i]) - again_x * x[i]);
+    return on_x * x[i] + across * (rest_x(x[i], y[i]) - again_x * x[i]);
   }
   HDRM_FN T slope_y(const T* x, const T* y, int i) const {
-    return on_y * y[i] - across * ((x[i] - y[i] - tau_y * y[i]) - again_y * y[i]);
+    return on_y * y[i] - across * (rest_y(x[i], y[i]) - again_y * y[i]);
   }
 
   HDRM_FN T squared(const Space<T>& s) const {

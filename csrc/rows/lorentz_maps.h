@@ -40,72 +40,6 @@ struct ExpMap0 {
   }
 };
 
-// Gradient rows of the form on_g·g + on_x·x with a time coordinate of 0: the backward of the maps
-// that scale a row or lift it. in: g, x;  out: gx.
-template <class T, class Coefficients>
-struct ScaledBackward {
-  static constexpr int kIn = 2, kOut = 1, kPasses = 1;
-  struct State {
-    T xx, xg, g0, on_g, on_x;
-  };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
-    const T *g = in[0], *x = in[1];
-    s.xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
-    s.xg = team.template sum<T>(n, [&](int i) { return x[i] * g[i]; });
-    s.g0 = g[0];
-  }
-  template <int pass>
-  static HDRM_FN void solve(const Space<T>& k, State& s) {
-    Coefficients::of(k, s);
-  }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1];
-    T* gx = out[0];
-    team.each(n, [&](int i) { gx[i] = s.on_g * g[i] + s.on_x * x[i]; });
-    if (team.leads()) gx[0] = 0;
-  }
-};
-
-template <class T>
-struct ExpMap0Gradient {
-  template <class State>
-  static HDRM_FN void of(const Space<T>& k, State& s) {
-    const T q = s.xx * k.c;
-    s.on_g = sinhc(q, k.limit);
-    const T inside = sinhc_slope(q, k.limit) * s.xg * k.c + s.g0 * s.on_g * k.root_c;
-    s.on_x = q > k.limit * k.limit ? -s.on_g * ratio(s.xg, s.xx) : inside;
-  }
-};
-
-template <class T>
-struct LogMap0Gradient {
-  template <class State>
-  static HDRM_FN void of(const Space<T>& k, State& s) {
-    const T q = s.xx * k.c;
-    s.on_g = asinhc(q);
-    s.on_x = asinhc_slope(q, s.on_g) * k.c * s.xg;
-  }
-};
-
-template <class T>
-struct ProjectGradient {
-  template <class State>
-  static HDRM_FN void of(const Space<T>& k, State& s) {
-    s.on_g = 1;
-    s.on_x = s.g0 / std::sqrt(k.K + s.xx);
-  }
-};
-
-template <class T>
-using ExpMap0Backward = ScaledBackward<T, ExpMap0Gradient<T>>;
-template <class T>
-using LogMap0Backward = ScaledBackward<T, LogMap0Gradient<T>>;
-template <class T>
-using ProjectBackward = ScaledBackward<T, ProjectGradient<T>>;
-
 // in: x;  out: u.
 template <class T>
 struct LogMap0 {
@@ -190,38 +124,6 @@ struct ProjectTangent {
   }
 };
 
-// in: g, x, v;  out: gx, gv. With v0 = xs·vs/x0: ∂v0/∂vs = xs/x0, ∂v0/∂xs = (vs − (v0/x0)·xs)/x0.
-template <class T>
-struct ProjectTangentBackward {
-  static constexpr int kIn = 3, kOut = 2, kPasses = 1;
-  struct State {
-    PointVector<T> p;
-    T time, shift;
-  };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
-    s.p.measure(team, in[1], in[2], n);
-    s.time = in[0][0];
-  }
-  template <int pass>
-  static HDRM_FN void solve(const Space<T>& k, State& s) {
-    s.p.solve(k);
-    s.time /= s.p.x0;
-    s.shift = s.p.xv / (k.K + s.p.xx);
-  }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *v = in[2];
-    T *gx = out[0], *gv = out[1];
-    team.each(n, [&](int i) {
-      gx[i] = s.time * (v[i] - s.shift * x[i]);
-      gv[i] = g[i] + s.time * x[i];
-    });
-    if (team.leads()) gx[0] = gv[0] = 0;
-  }
-};
-
 // in: x, g;  out: v = gs + share·xs and its time coordinate.
 template <class T>
 struct EgradToRgrad {
@@ -248,46 +150,6 @@ struct EgradToRgrad {
     T* v = out[0];
     team.each(n, [&](int i) { v[i] = g[i] + s.share * x[i]; });
     if (team.leads()) v[0] = s.v0;
-  }
-};
-
-// in: h (the gradient of v), x, g;  out: gx, gg. The time coordinate of g is read, so it has one too.
-template <class T>
-struct EgradToRgradBackward {
-  static constexpr int kIn = 3, kOut = 2, kPasses = 1;
-  struct State {
-    typename EgradToRgrad<T>::State f;
-    T xh, h0, of_share, on_x, on_g;
-  };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
-    const T *h = in[0], *x = in[1];
-    EgradToRgrad<T>::template reduce<pass>(team, in + 1, out, n, s.f);
-    s.xh = team.template sum<T>(n, [&](int i) { return x[i] * h[i]; });
-    s.h0 = h[0];
-  }
-  template <int pass>
-  static HDRM_FN void solve(const Space<T>& k, State& s) {
-    EgradToRgrad<T>::template solve<pass>(k, s.f);
-    const T x0 = s.f.p.x0, time = s.h0 / x0;
-    s.of_share = k.c * (s.xh + time * s.f.p.xx);
-    s.on_x = 2 * s.f.share * time + s.of_share * s.f.g0 / x0 - time * s.f.v0 / x0;
-    s.on_g = s.of_share + time;
-    s.h0 = time;
-  }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *h = in[0], *x = in[1], *g = in[2];
-    T *gx = out[0], *gg = out[1];
-    team.each(n, [&](int i) {
-      gx[i] = s.f.share * h[i] + s.on_x * x[i] + s.on_g * g[i];
-      gg[i] = h[i] + (s.h0 + s.of_share) * x[i];
-    });
-    if (team.leads()) {
-      gx[0] = 0;
-      gg[0] = s.of_share * s.f.p.x0;
-    }
   }
 };
 
@@ -358,55 +220,6 @@ struct ExpMap {
   }
 };
 
-// in: g, x, v;  out: gx, gv.
-//   h = gs + (g0/y0)·ys,  t = vs − (v0/x0)·xs = v⊥ + τ(K/x0²)·xs,
-//   e = sinhc·(h·xs) + slope·(h·vs)        (the gradient of q, doubled)
-//   gv = sinhc·h + c·e·t,   gx = cosh·h − c·e·(v0/x0)·t
-template <class T>
-struct ExpMapBackward {
-  static constexpr int kIn = 3, kOut = 2, kPasses = 3;
-  struct State {
-    typename ExpMap<T>::State f;
-    T yy, yx, yv, gx, gv, time, e, v0_over_x0, tau_left;
-  };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
-    if constexpr (pass < 2) return ExpMap<T>::template reduce<pass>(team, in + 1, out, n, s.f);
-    const T *g = in[0], *x = in[1], *v = in[2];
-    const auto y = [&](int i) { return s.f.line.at(x[i], v[i]); };
-    s.yy = team.template sum<T>(n, [&](int i) { return y(i) * y(i); });
-    s.yx = team.template sum<T>(n, [&](int i) { return y(i) * x[i]; });
-    s.yv = team.template sum<T>(n, [&](int i) { return y(i) * v[i]; });
-    s.gx = team.template sum<T>(n, [&](int i) { return g[i] * x[i]; });
-    s.gv = team.template sum<T>(n, [&](int i) { return g[i] * v[i]; });
-    s.time = g[0];
-  }
-  template <int pass>
-  static HDRM_FN void solve(const Space<T>& k, State& s) {
-    if constexpr (pass < 2) return ExpMap<T>::template solve<pass>(k, s.f);
-    const T x02 = k.K + s.f.p.xx;
-    s.time /= std::sqrt(k.K + s.yy);
-    s.v0_over_x0 = s.f.p.xv / x02;
-    s.tau_left = (s.f.line.tau + s.f.line.again) * (k.K / x02);
-    s.e = k.c * (s.f.line.shc * (s.gx + s.time * s.yx) +
-                 sinhc_slope(s.f.line.q, k.limit) * (s.gv + s.time * s.yv));
-  }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *v = in[2];
-    T *gx = out[0], *gv = out[1];
-    const Geodesic<T>& line = s.f.line;
-    team.each(n, [&](int i) {
-      const T h = g[i] + s.time * line.at(x[i], v[i]);
-      const T t = ((v[i] - line.tau * x[i]) - line.again * x[i]) + s.tau_left * x[i];
-      gx[i] = h + 2 * line.half * h - s.e * s.v0_over_x0 * t;
-      gv[i] = line.shc * h + s.e * t;
-    });
-    if (team.leads()) gx[0] = gv[0] = 0;
-  }
-};
-
 // in: x, y;  out: v.
 template <class T>
 struct LogMap {
@@ -441,62 +254,14 @@ struct LogMap {
   }
 };
 
-// in: g, x, y;  out: gx, gy. With h = gs + (g0/x0)·xs and b = (ys − xs) − 2w·xs:
-//   e = φ'(w)·(h·b) − 2φ·(h·xs)
-//   gy = φ·h + e·∂w/∂ys,   gx = (g0/x0)·(vs − (v0/x0)·xs) − (1+2w)φ·h + e·∂w/∂xs
-template <class T>
-struct LogMapBackward {
-  static constexpr int kIn = 3, kOut = 2, kPasses = 3;
-  struct State {
-    typename LogMap<T>::State f;
-    T hb, hx, time, shift, e, back;
-  };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
-    if constexpr (pass < 2) {
-      LogMap<T>::template reduce<pass>(team, in + 1, out, n, s.f);
-      s.time = in[0][0];
-    } else {
-      const T *g = in[0], *x = in[1], *y = in[2];
-      const auto b = [&](int i) { return s.f.direction(x[i], y[i]); };
-      s.hb = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * b(i); });
-      s.hx = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * x[i]; });
-      s.shift = team.template sum<T>(n, [&](int i) { return x[i] * b(i); });
-    }
-  }
-  template <int pass>
-  static HDRM_FN void solve(const Space<T>& k, State& s) {
-    if constexpr (pass < 2) LogMap<T>::template solve<pass>(k, s.f);
-    const T x02 = k.K + s.f.p.xx;
-    if constexpr (pass == 1) s.time /= std::sqrt(x02);
-    if constexpr (pass == 2) {
-      s.shift = s.f.arc * s.shift / x02;
-      s.e = arc_slope(s.f.p.w, s.f.arc) * s.hb - 2 * s.f.arc * s.hx;
-      s.back = (1 + 2 * s.f.p.w) * s.f.arc;
-    }
-  }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *y = in[2];
-    T *gx = out[0], *gy = out[1];
-    team.each(n, [&](int i) {
-      const T h = g[i] + s.time * x[i];
-      const T v = s.f.arc * s.f.direction(x[i], y[i]);
-      gx[i] = s.time * (v - s.shift * x[i]) - s.back * h + s.e * s.f.p.slope_x(x, y, i);
-      gy[i] = s.f.arc * h + s.e * s.f.p.slope_y(x, y, i);
-    });
-    if (team.leads()) gx[0] = gy[0] = 0;
-  }
-};
-
-// in: x, y, v;  out: z = vs + κ·(xs + ys), κ = ⟨y,v⟩/(2K(1+w)), made tangent at y.
+// in: x, y, v;  out: z = vs + κ·(xs + ys), κ = ⟨y,v⟩/(2K(1+w)), made tangent at y. With
+// ⟨y,v⟩ = −(2K·∂w/∂xs)·vs the inner product inherits the cancellation-free split of the gradient.
 template <class T>
 struct Transport {
   static constexpr int kIn = 3, kOut = 1, kPasses = 2;
   struct State {
     Pair<T> p;
-    T xv, step_v, x0, y0, v0, twice, kappa;  // twice = 2K(1+w)
+    T xv, tau_v, crossing, x0, y0, v0, twice, kappa;  // v = tau_v·x + v⊥, twice = 2K(1+w)
   };
   template <int pass, class Team>
   static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
@@ -504,19 +269,25 @@ struct Transport {
     if constexpr (pass == 0) {
       s.p.measure(team, x, y, n);
       s.xv = team.template sum<T>(n, [&](int i) { return x[i] * v[i]; });
-      s.step_v = team.template sum<T>(n, [&](int i) { return (y[i] - x[i]) * v[i]; });
     }
-    if constexpr (pass == 1) s.p.orthogonalise(team, x, y, n);
+    if constexpr (pass == 1) {
+      s.p.orthogonalise(team, x, y, n);
+      s.crossing = team.template sum<T>(
+          n, [&](int i) { return s.p.rest_x(x[i], y[i]) * (v[i] - s.tau_v * x[i]); });
+    }
   }
   template <int pass>
   static HDRM_FN void solve(const Space<T>& k, State& s) {
-    if constexpr (pass == 0) return s.p.split();
+    if constexpr (pass == 0) {
+      s.tau_v = ratio(s.xv, s.p.xx);
+      return s.p.split();
+    }
     s.p.solve_points(k);
     s.x0 = std::sqrt(k.K + s.p.xx);
     s.y0 = std::sqrt(k.K + s.p.yy);
     s.v0 = s.xv / s.x0;
     s.twice = 2 * k.K * (1 + s.p.w);
-    s.kappa = (s.step_v + s.p.along / (s.x0 + s.y0) * s.v0) / s.twice;
+    s.kappa = -(s.crossing + 2 * k.K * s.p.on_x * s.xv) / s.twice;
   }
   template <class Team>
   static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
@@ -529,58 +300,6 @@ struct Transport {
       return y[i] * value;
     });
     if (team.leads()) z[0] = yz / s.y0;
-  }
-};
-
-// in: g, x, y, v;  out: gx, gy, gv. With h = gs + (g0/y0)·ys, e = h·(xs + ys)/(2K(1+w)) and
-// N = ⟨y,v⟩ = ys·vs − y0·v0:
-//   gv = h − e·(y0·xs/x0 − ys)
-//   gx = κ·h − e·(y0/x0)·(vs − (v0/x0)·xs) − e·κ·2K·∂w/∂xs
-//   gy = κ·h + (g0/y0)·(zs − (z0/y0)·ys) + e·(vs − (v0/y0)·ys) − e·κ·2K·∂w/∂ys
-template <class T>
-struct TransportBackward {
-  static constexpr int kIn = 4, kOut = 3, kPasses = 3;
-  struct State {
-    typename Transport<T>::State f;
-    T time, hs, yz, e;
-  };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
-    if constexpr (pass < 2) {
-      Transport<T>::template reduce<pass>(team, in + 1, out, n, s.f);
-      s.time = in[0][0];
-    } else {
-      const T *g = in[0], *x = in[1], *y = in[2], *v = in[3];
-      s.hs = team.template sum<T>(
-          n, [&](int i) { return (g[i] + s.time * y[i]) * (x[i] + y[i]); });
-      s.yz = team.template sum<T>(
-          n, [&](int i) { return y[i] * (v[i] + s.f.kappa * (x[i] + y[i])); });
-    }
-  }
-  template <int pass>
-  static HDRM_FN void solve(const Space<T>& k, State& s) {
-    if constexpr (pass < 2) Transport<T>::template solve<pass>(k, s.f);
-    if constexpr (pass == 1) s.time /= s.f.y0;
-    if constexpr (pass == 2) s.e = s.hs / s.f.twice;
-  }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>& k, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *y = in[2], *v = in[3];
-    T *gx = out[0], *gy = out[1], *gv = out[2];
-    const T kappa = s.f.kappa, by_w = s.e * kappa * 2 * k.K;
-    const T z_shift = s.yz / (s.f.y0 * s.f.y0), v_shift_x = s.f.v0 / s.f.x0;
-    const T v_shift_y = s.f.v0 / s.f.y0, e_x = s.e * s.f.y0 / s.f.x0;
-    team.each(n, [&](int i) {
-      const T h = g[i] + s.time * y[i];
-      const T z = v[i] + kappa * (x[i] + y[i]);
-      const T wx = s.f.p.slope_x(x, y, i);
-      gv[i] = h - s.e * 2 * k.K * wx;
-      gx[i] = kappa * h - e_x * (v[i] - v_shift_x * x[i]) - by_w * wx;
-      gy[i] = kappa * h + s.time * (z - z_shift * y[i]) + s.e * (v[i] - v_shift_y * y[i]) -
-              by_w * s.f.p.slope_y(x, y, i);
-    });
-    if (team.leads()) gx[0] = gy[0] = gv[0] = 0;
   }
 };
 

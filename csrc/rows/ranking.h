@@ -1,7 +1,11 @@
-// Hinge on the squared distances of a row's positive and negative; formulas in hdrm/ops/ranking.py.
+// Hinge on the squared distances of a row's positive and negative, and which item a negative draw
+// means; formulas in hdrm/ops/ranking.py.
 #pragma once
 
+#include <cstdint>
+
 #include "rows/distance.h"
+#include "rows/philox.h"
 
 namespace hdrm {
 
@@ -76,5 +80,19 @@ struct MarginRankingBackward {
     if (team.leads()) gu[0] = gpos[0] = gneg[0] = 0;
   }
 };
+
+// The item of rank `rank` (from 0) among those not seen; seen[j] − offset ascend. It is rank + j,
+// where j counts the seen items s_j with s_j − j ≤ rank: binary search, as s_j − j never falls.
+HDRM_FN std::int64_t unseen_item(const std::int32_t* seen, std::int64_t count, std::int64_t offset,
+                                 std::int64_t rank) {
+  std::int64_t low = 0, high = count;
+  while (low < high) {
+    const std::int64_t middle = (low + high) / 2;
+    const bool before = seen[middle] - offset - middle <= rank;
+    low = before ? middle + 1 : low;
+    high = before ? high : middle;
+  }
+  return rank + low;
+}
 
 }  // namespace hdrm

@@ -23,7 +23,7 @@ def load(source: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
     ``.inter`` file; or a name looked up in ``$HDRM_DATA`` and ``../shared/data``.
     seed: of the generated data and of random splits. A given split is never changed by it.
 
-    Where the source has no split: by time 70/10/20 over all users if there is a time column, else
+    Where the source has no split: by time per user, 70/10/20, if there is a time column, else
     at random per user 70/10/20. Where only validation is missing: 10 % of each user's training
     items. Repeated pairs are collapsed, across splits in favour of train, then valid.
 
@@ -94,7 +94,7 @@ def _load_split(path: Path, splits: Splits, num_users: int, seed: int) -> Datase
             f"no validation split: {len(valid):,} training interactions (10 % of each user's, "
             f"seed {seed}) were set aside"
         )
-    return _build(path.name, (num_users, num_items), (train, valid, test), notes)
+    return _build(path.resolve().name, (num_users, num_items), (train, valid, test), notes)
 
 
 def _load_table(path: Path, seed: int) -> Dataset:
@@ -114,8 +114,8 @@ def _load_table(path: Path, seed: int) -> Dataset:
         splits = splitting.per_user(pairs[order], seed)
         notes.append(f"split at random per user, 70/10/20, seed {seed}")
     else:
-        splits = splitting.by_time(pairs[order], table.time[order])
-        notes.append("split by time over all users, 70/10/20")
+        splits = splitting.by_time(pairs[order])
+        notes.append("split by time per user, 70/10/20")
     sizes = len(table.user_labels), len(table.item_labels)
     return _build(path.stem, sizes, splits, notes, table.user_labels, table.item_labels)
 

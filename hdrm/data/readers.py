@@ -17,7 +17,8 @@ def read_npy_folder(folder: Path) -> Splits:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        pairs = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            pairs = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} is missing: a folder of .npy lists holds train_list.npy, valid_list.npy and "
@@ -26,8 +27,6 @@ def _read_npy(path: Path) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is not a readable .npy array of integers: {reason}") from None
-    if not isinstance(pairs, np.ndarray):  # an .npz archive under another name
-        raise ValueError(f"{path} is not an .npy array; save it with numpy.save")
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(f"{path}: expected shape (n, 2) of (user, item), got {pairs.shape}")
     if pairs.dtype.kind not in "iu":

@@ -39,17 +39,12 @@ def make_disjoint(splits: Splits) -> tuple[Splits, list[str]]:
     return tuple(kept), notes
 
 
-def by_time(pairs: np.ndarray, time: np.ndarray) -> Splits:
-    """Global split in time: the first 70 % train, the next 10 % validate, the last 20 % test.
+def by_time(pairs: np.ndarray) -> Splits:
+    """Each user's first 70 % train, the next 10 % validate, the last 20 % test (rounded).
 
-    Nothing in train is later than anything in test, whoever the user. Users and items first seen
-    late have no training interactions. ``time`` is (n,) and comparable; equal times keep their
-    order.
+    ``pairs`` come in the order of time. Every user keeps one in train, as in the paper's splits.
     """
-    ordered = pairs[np.argsort(time, kind="stable")]
-    test = round_half_up(len(pairs) * (1 - TEST_SHARE))
-    valid = round_half_up(len(pairs) * (1 - TEST_SHARE - VALID_SHARE))
-    return _not_empty((ordered[:valid], ordered[valid:test], ordered[test:]), len(pairs))
+    return _not_empty(_split_each_user(pairs, None, VALID_SHARE, TEST_SHARE), len(pairs))
 
 
 def per_user(pairs: np.ndarray, seed: int) -> Splits:
@@ -76,9 +71,13 @@ def round_half_up(value):
     return np.floor(np.asarray(value) + 0.5).astype(np.int64)
 
 
-def _split_each_user(pairs: np.ndarray, seed: int, valid: float, test: float) -> Splits:
-    key = np.random.Generator(np.random.PCG64(seed)).random(len(pairs))
-    ordered = pairs[np.lexsort((key, pairs[:, 0]))]
+def _split_each_user(pairs: np.ndarray, seed: int | None, valid: float, test: float) -> Splits:
+    """The last items of each user, in the order given or (with a seed) a random one, are set apart."""
+    if seed is None:
+        ordered = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    else:
+        key = np.random.Generator(np.random.PCG64(seed)).random(len(pairs))
+        ordered = pairs[np.lexsort((key, pairs[:, 0]))]
     users = ordered[:, 0]
     counts = np.bincount(users)
     ends = np.cumsum(counts)

@@ -112,18 +112,18 @@ class _Text:
         quoting = csv.QUOTE_MINIMAL if self.quoting else csv.QUOTE_NONE
         with self.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             reader = csv.reader(file, delimiter=self.separator, quoting=quoting)
-            begun = False
-            for record in reader:
-                begun = begun or bool(record)
-                if begun:  # polars skips blank lines before the first record, and only those
-                    yield reader.line_num, record
+            number, begun = 0, False
+            try:
+                for record in reader:
+                    number, begun = reader.line_num, begun or bool(record)
+                    if begun:  # polars skips blank lines before the first record, and only those
+                        yield number, record
+            except csv.Error as error:  # an open quote that swallowed the rest of a long file
+                raise ValueError(f"{self.path}, line {number + 1}: {error}") from None
 
     def _first_record(self) -> list[str]:
-        try:
-            for _, record in self._records():
-                return [field.strip() for field in record]
-        except csv.Error as error:
-            raise ValueError(f"{self.path}, line 1: {error}") from None
+        for _, record in self._records():
+            return [field.strip() for field in record]
         raise ValueError(f"{self.path} is empty")
 
     def _raise_malformed(self, width: int, reason: str) -> NoReturn:

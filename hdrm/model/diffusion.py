@@ -13,6 +13,7 @@ Dhariwal, *Improved DDPM*, 2021, for the cosine schedule and importance sampling
 from __future__ import annotations
 
 import math
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..config import Config
 
 SCHEDULES = ("linear", "linear-var", "cosine", "binomial")
 FIRST_BETA = 1e-5  # the first step barely moves, whatever the schedule (DiffRec, HDRM)
 MAX_BETA = 0.999
-IDLE = 1e-3  # a reverse step that gives z_t less weight than this adds nothing to ẑ_0
+IDLE = 1e-3  # a reverse step that gives ẑ_0 less weight than this leaves z_t as it is
 
 
 def betas(schedule: str, steps: int, scale: float, low: float, high: float) -> np.ndarray:
@@ -75,7 +77,7 @@ class ScheduleRow(NamedTuple):
     beta: float
     signal: float  # √ᾱ_t
     noise: float  # √(1−ᾱ_t)
-    keeps: float  # ct_t: the weight of z_t in the reverse mean
+    weight: float  # c0_t: the weight of ẑ_0 in the reverse mean
     acts: bool
 
 
@@ -88,6 +90,8 @@ class Diffusion(nn.Module):
         predict: what a denoiser returns, "x0" or the noise "eps".
         growth: radial growth δ of the forward step.
         c: the curvature is −c.
+
+    A schedule whose reverse steps do nothing is warned of.
     """
 
     alpha_bar: Tensor
@@ -121,6 +125,29 @@ class Diffusion(nn.Module):
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
         self.steps, self.noise, self.predict = steps, noise, predict
         self.growth, self.c = growth, c
+        idle = [row.t for row in self.table() if not row.acts]
+        if idle:
+            warnings.warn(
+                f"the schedule {schedule!r} is degenerate: {len(idle)} of {steps} reverse steps "
+                f"do nothing (the prediction's weight is below {IDLE:g}); raise noise_scale or "
+                f"noise_max",
+                stacklevel=2,
+            )
+
+    @classmethod
+    def from_config(cls, config: Config) -> Diffusion:
+        """The diffusion that a configuration describes."""
+        return cls(
+            config.schedule,
+            config.steps,
+            config.noise_scale,
+            config.noise_min,
+            config.noise_max,
+            noise=config.noise,
+            predict=config.predict,
+            growth=config.growth,
+            c=config.curvature,
+        )
 
     def add_noise(
         self, z0: Tensor, t: Tensor, statistics: tuple[Tensor, Tensor], *, seed: int | Tensor
@@ -153,12 +180,9 @@ class Diffusion(nn.Module):
         return z if spread is None else z + float(self.variance[step]) ** 0.5 * spread
 
     def table(self) -> list[ScheduleRow]:
-        """The schedule step by step; ``acts`` is false where the reverse step ignores z_t."""
+        """The schedule step by step; ``acts`` is false where the reverse step changes nothing."""
+        columns = (self.beta, self.alpha_bar, self.mean_x0)
         return [
-            ScheduleRow(
-                t, beta, level**0.5, (1 - level) ** 0.5, keeps, keeps > IDLE and (1 - level) > 0
-            )
-            for t, (beta, level, keeps) in enumerate(
-                zip(self.beta.tolist(), self.alpha_bar.tolist(), self.mean_zt.tolist())
-            )
+            ScheduleRow(t, beta, level**0.5, (1 - level) ** 0.5, weight, weight >= IDLE)
+            for t, (beta, level, weight) in enumerate(zip(*(c.tolist() for c in columns)))
         ]

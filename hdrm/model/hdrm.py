@@ -26,7 +26,7 @@ from .denoiser import Denoiser
 from .diffusion import Diffusion
 from .encoder import Encoder, neighbour_mean
 
-SIDES = ("users", "items")
+SIDES = ("user", "item")
 
 
 class HDRM(nn.Module):
@@ -47,17 +47,7 @@ class HDRM(nn.Module):
         super().__init__()
         self.num_users, self.num_items, self.config = num_users, num_items, config
         self.encoder = Encoder(num_users + num_items, config.dim, config.layers, config.curvature)
-        self.diffusion = Diffusion(
-            config.schedule,
-            config.steps,
-            config.noise_scale,
-            config.noise_min,
-            config.noise_max,
-            noise=config.noise,
-            predict=config.predict,
-            growth=config.growth,
-            c=config.curvature,
-        )
+        self.diffusion = Diffusion.from_config(config)
         self.denoisers = nn.ModuleDict(
             {
                 side: Denoiser(config.dim, config.hidden, config.activation, config.dropout)
@@ -102,7 +92,7 @@ class HDRM(nn.Module):
             getattr(self, f"std_{side}").copy_(std)
 
     def statistics(self, side: str) -> tuple[Tensor, Tensor]:
-        """The stored (μ, σ) of "users" or "items"."""
+        """The stored (μ, σ) of "user" or "item"."""
         return getattr(self, f"mean_{side}"), getattr(self, f"std_{side}")
 
     def train(self, mode: bool = True) -> HDRM:

@@ -111,6 +111,17 @@ def _fallback(name: str, reference: Callable) -> Callable:
     return run
 
 
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Let autograd record inside an op, where the dispatcher has already left it behind."""
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in ("AutogradFunctionality", "AutogradCPU", "AutogradCUDA", "ADInplaceOrView"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, key))
+    included = torch._C._dispatch_tls_local_include_set()
+    with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
+        yield
+
+
 def _as_new(result):
     """Reference results as fresh contiguous tensors, as the fake promises."""
     if isinstance(result, tuple):
@@ -152,7 +163,7 @@ def define(
 
     def backward_reference(*args):
         grads, inputs = args[:num_results], list(args[num_results:])
-        with torch.enable_grad():
+        with _recording():
             leaves = [inputs[i].detach().requires_grad_() for i in differentiable]
             for i, leaf in zip(differentiable, leaves):
                 inputs[i] = leaf

@@ -68,10 +68,12 @@ def angle_gap(x: Tensor, y: Tensor, xx: Tensor, yy: Tensor) -> Tensor:
     """|x||y| − x·y ≥ 0 of spatial rows with squared norms xx, yy, without cancellation."""
     longer_is_x = xx >= yy
     l, o = torch.where(longer_is_x, x, y), torch.where(longer_is_x, y, x)
-    l_norm, o_norm = norm_of(torch.maximum(xx, yy)), norm_of(torch.minimum(xx, yy))
-    xy = dot(x, y)
+    l_norm = norm_of(torch.where(longer_is_x, xx, yy))
+    o_norm = norm_of(torch.where(longer_is_x, yy, xx))
+    xy, delta = dot(x, y), x - y
     acute = xy > 0
-    _, rest = across(x - y, l)
+    # δ and o have the same part across l; the shorter one carries less rounding.
+    _, rest = across(torch.where(dot(delta, delta) < dot(o, o), delta, o), l)
     along = xy / nonzero(l_norm)
     total = torch.where(acute, o_norm + along, torch.ones_like(xy))
     size = norm_of(dot(rest, rest))

@@ -124,8 +124,9 @@ def _expmap(x: Tensor, v: Tensor, c: float) -> Tensor:
     xx = dot(xs, xs)
     q = c * dot(rest, rest) + tau * (tau * (xx / (1 / c + xx)))
     limit = rho_max(x.dtype, c)
-    half = sinhc(q / 4, limit)
-    return lift(xs + (q / 2 * half * half) * xs + sinhc(q, limit) * vs, c)
+    capped = q.clamp(max=limit**2)
+    half = sinhc(capped / 4, limit)
+    return lift(xs + (capped / 2 * half * half) * xs + sinhc(q, limit) * vs, c)
 
 
 def _logmap(x: Tensor, y: Tensor, c: float) -> Tensor:
@@ -136,11 +137,13 @@ def _logmap(x: Tensor, y: Tensor, c: float) -> Tensor:
 
 def _transport(x: Tensor, y: Tensor, v: Tensor, c: float) -> Tensor:
     xs, ys, vs = spatial(x), spatial(y), spatial(v)
-    x0, y0 = torch.sqrt(1 / c + dot(xs, xs)), torch.sqrt(1 / c + dot(ys, ys))
-    v0 = dot(xs, vs) / x0
-    step = ys - xs
-    inner = dot(step, vs) - dot(step, ys + xs) / (x0 + y0) * v0
-    return _tangent(ys, vs + inner * (c / 2) / (1 + half_sinh2(x, y, c)) * (xs + ys), c)
+    # ⟨y,v⟩ = ⟨y − x − 2w·x, v⟩, a product of two vectors tangent at x, split along and across xs:
+    # in ambient coordinates it would lose what x0·y0 exceeds it by.
+    xx, w = dot(xs, xs), half_sinh2(x, y, c)
+    step_tau, step_rest = across(ys - xs, xs)
+    v_tau, v_rest = across(vs, xs)
+    inner = dot(step_rest, v_rest) + (step_tau - 2 * w) * v_tau * (xx / (1 + c * xx))
+    return _tangent(ys, vs + inner * (c / 2) / (1 + w) * (xs + ys), c)
 
 
 def _egrad2rgrad(x: Tensor, g: Tensor, c: float) -> Tensor:

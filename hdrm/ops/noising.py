@@ -139,11 +139,14 @@ def _isotropic(z0: Tensor, signal: Tensor, noise: Tensor, seed: Tensor) -> Tenso
 
 
 def _statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
-    mean = z0.mean(0)
-    variance = ((z0 - mean) ** 2).sum(0) / max(z0.shape[0] - 1, 1)
+    z0 = _without_time(z0)  # here, so that nothing in the time column reaches a gradient
+    first = z0[0].detach()  # taken off: a column without spread then has exactly none
+    shifted = z0 - first
+    mean = shifted.mean(0)
+    variance = ((shifted - mean) ** 2).sum(0) / max(z0.shape[0] - 1, 1)
     spread = variance > 0
     std = torch.where(spread, torch.sqrt(torch.where(spread, variance, 1.0)), 0.0)
-    return _without_time(mean), _without_time(std)
+    return first + mean, std
 
 
 backend.define(

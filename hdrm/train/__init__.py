@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .evaluate import evaluate, popularity
-#from .trainer import Trainer
+from .trainer import Trainer, evaluate_split
 
-pass
+__all__ = ["Trainer", "evaluate", "evaluate_split", "popularity"]

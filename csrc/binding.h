@@ -1,0 +1,52 @@
+// What the binding files share. They are the only ones that know torch, through its stable ABI
+// (torch/csrc/stable), so that one binary serves every torch from 2.13 on.
+//
+// Schemas, fakes and autograd are declared in Python, in hdrm/ops, whose public functions check
+// their arguments and explain; a binding checks only what would otherwise read or write outside a
+// tensor.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+#include "cpu/parallel.h"
+
+namespace hdrm {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Calls f with a float or a double, for the element type of the tensor.
+template <class F>
+void by_type(const Tensor& tensor, F f) {
+  if (tensor.scalar_type() == ScalarType::Float) return f(float());
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double,
+                  "hdrm's kernels take float32 or float64 tensors");
+  f(double());
+}
+
+template <class T>
+const T* read(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+T* write(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline cpu::Parallel torch_threads() {
+  return {[](std::int64_t size, std::int64_t grain, const auto& body) {
+            if (size > 0) torch::stable::parallel_for(0, size, grain, body);
+          },
+          static_cast<int>(torch::stable::get_num_threads())};
+}
+
+inline void check_seed(const Tensor& seed) {
+  STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
+                  "hdrm: a seed is an int64 tensor of shape (1,)");
+}
+
+}  // namespace hdrm

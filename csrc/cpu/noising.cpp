@@ -1,0 +1,284 @@
+// Column sums are taken over blocks of kBlockRows rows, whatever the number of threads, and the
+// blocks are added in order in double: the same bits always.
+#include "cpu/noising.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cpu/row_kernel.h"
+#include "rows/noising.h"
+
+namespace hdrm::cpu {
+namespace {
+
+constexpr std::int64_t kBlockRows = 128;
+constexpr std::int64_t kGrain = 1 << 14;  // elements worth waking a thread for
+
+std::int64_t num_blocks(std::int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
+
+std::int64_t grain_rows(int width) { return std::max<std::int64_t>(1, kGrain / width); }
+
+std::int64_t grain_blocks(int width) {
+  return std::max<std::int64_t>(1, kGrain / (kBlockRows * width));
+}
+
+// What the loops over rows or blocks below read and write.
+template <class T>
+struct Task {
+  Noising<T> in;
+  const T* g;
+  T* out;
+  T* partial;  // (blocks, 2, width): the two column sums of each block
+  const T *base, *slope, *shift;  // (width,) each, of column_statistics_backward
+};
+
+// Calls f(row, ε of the row) for rows begin … end−1. Indices run on from row to row, so the normal
+// numbers of several short rows are made at once, kLanes indices at a time.
+template <class F>
+HDRM_FN void with_noise(std::int64_t seed, int width, std::int64_t begin, std::int64_t end, F f) {
+  constexpr int kLanes = 16;
+  const std::int64_t per_row = quads(width), group = std::max<std::int64_t>(1, 256 / per_row);
+  const std::int64_t padded = (group * per_row + kLanes - 1) / kLanes * kLanes;
+  std::vector<float> buffer(4 * padded);
+  float* e = buffer.data();
+  const Words key(seed);
+  for (std::int64_t first = begin; first < end; first += group) {
+    const std::int64_t last = std::min(first + group, end), count = (last - first) * per_row;
+    for (std::int64_t i = 0; i < count; i += kLanes) {
+      const Words index(first * per_row + i);
+#pragma omp simd
+      for (int j = 0; j < kLanes; ++j) normals(key, index + j, e + 4 * (i + j));
+    }
+    for (std::int64_t row = first; row < last; ++row) f(row, e + 4 * per_row * (row - first));
+  }
+}
+
+template <class T>
+HDRM_FN void run_add(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+  const Noising<T>& in = task.in;
+  const Serial team;
+  with_noise(in.seed, in.width, begin, end, [&](std::int64_t row, const float* e) {
+    const T* z = in.z0 + row * in.width;
+    T* out = task.out + row * in.width;
+    const T a = in.signal[row], b = in.noise[row];
+    if (in.mean) {
+      team.each(in.width, [&](int k) {
+        out[k] = directional(z[k], T(e[k]), in.mean[k], in.std[k], a, b);
+      });
+    } else {
+      team.each(in.width, [&](int k) { out[k] = isotropic(z[k], T(e[k]), a, b); });
+    }
+    out[0] = 0;
+  });
+}
+
+template <class T>
+HDRM_FN void run_signal(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+  const Serial team;
+  const int n = task.in.width;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T a = task.in.signal[row];
+    team.each(n, [&](int k) { task.out[row * n + k] = a * task.g[row * n + k]; });
+    task.out[row * n] = 0;
+  }
+}
+
+// Over blocks: gz0, and the block's sums b·g and b·g·sgn(z0)|ε| of every column.
+template <class T>
+HDRM_FN void run_add_backward(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+  const Noising<T>& in = task.in;
+  const Serial team;
+  const int n = in.width;
+  with_noise(in.seed, n, begin * kBlockRows, std::min(end * kBlockRows, in.rows),
+             [&](std::int64_t row, const float* e) {
+    const T *z = in.z0 + row * n, *g = task.g + row * n;
+    T* gz = task.out + row * n;
+    T* gmean = task.partial + row / kBlockRows * 2 * n;
+    T* gstd = gmean + n;
+    const T a = in.signal[row], b = in.noise[row];
+    team.each(n, [&](int k) {
+      const T of_noise = b * g[k];
+      gmean[k] += of_noise;
+      gstd[k] += of_noise * directed(z[k], T(e[k]));
+      gz[k] = a * g[k];
+    });
+    gz[0] = 0;
+  });
+}
+
+// Over blocks: mean and sum of squared deviations of every column (Welford), of values less those
+// of row 0. A column far from 0 thus keeps its digits, and one without spread has exactly none.
+template <class T>
+HDRM_FN void run_statistics(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+  const Serial team;
+  const int n = task.in.width;
+  const T* pivot = task.in.z0;
+  for (std::int64_t block = begin; block < end; ++block) {
+    T* mean = task.partial + block * 2 * n;
+    T* squares = mean + n;
+    const std::int64_t first = block * kBlockRows;
+    const std::int64_t last = std::min(first + kBlockRows, task.in.rows);
+    for (std::int64_t row = first; row < last; ++row) {
+      const T* z = task.in.z0 + row * n;
+      const T share = T(1) / static_cast<T>(row - first + 1);
+      team.each(n, [&](int k) {
+        const T value = z[k] - pivot[k], step = value - mean[k];
+        mean[k] += share * step;
+        squares[k] += step * (value - mean[k]);
+      });
+    }
+  }
+}
+
+template <class T>
+HDRM_FN void run_statistics_backward(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+  const Serial team;
+  const int n = task.in.width;
+  const T* pivot = task.in.z0;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T* z = task.in.z0 + row * n;
+    T* out = task.out + row * n;
+    team.each(n, [&](int k) {
+      out[k] = task.base[k] + task.slope[k] * ((z[k] - pivot[k]) - task.shift[k]);
+    });
+    out[0] = 0;
+  }
+}
+
+// Functions of their own for each type, since clones are not made of templates.
+#define HDRM_LOOP(name, T)                                                           \
+  HDRM_CLONES void name(const Task<T>& task, std::int64_t begin, std::int64_t end) { \
+    run_##name(task, begin, end);                                                    \
+  }
+#define HDRM_LOOPS(name) HDRM_LOOP(name, float) HDRM_LOOP(name, double)
+HDRM_LOOPS(add)
+HDRM_LOOPS(signal)
+HDRM_LOOPS(add_backward)
+HDRM_LOOPS(statistics)
+HDRM_LOOPS(statistics_backward)
+
+// Mean and squared deviations of all rows, less row 0's values, merged block by block (Chan, Golub,
+// LeVeque).
+struct Moments {
+  std::vector<double> mean, squares;
+
+  template <class T>
+  Moments(const Parallel& parallel, const T* z0, std::int64_t rows, int width)
+      : mean(width), squares(width) {
+    std::vector<T> partial(num_blocks(rows) * 2 * width);
+    Task<T> task{};
+    task.in.z0 = z0;
+    task.in.rows = rows;
+    task.in.width = width;
+    task.partial = partial.data();
+    parallel.loop(num_blocks(rows), grain_blocks(width),
+                  [&](std::int64_t begin, std::int64_t end) { statistics(task, begin, end); });
+    for (std::int64_t block = 0; block < num_blocks(rows); ++block) {
+      const T* block_mean = partial.data() + block * 2 * width;
+      const T* block_squares = block_mean + width;
+      const auto before = static_cast<double>(block * kBlockRows);
+      const auto after = static_cast<double>(std::min((block + 1) * kBlockRows, rows));
+      const double share = (after - before) / after;
+      for (int k = 0; k < width; ++k) {
+        const double step = block_mean[k] - mean[k];
+        mean[k] += share * step;
+        squares[k] += block_squares[k] + step * step * before * share;
+      }
+    }
+  }
+
+  double deviation(int k, std::int64_t rows) const {
+    return std::sqrt(squares[k] / static_cast<double>(std::max<std::int64_t>(rows - 1, 1)));
+  }
+};
+
+}  // namespace
+
+template <class T>
+void add_noise(const Parallel& parallel, const Noising<T>& in, T* out) {
+  Task<T> task{};
+  task.in = in;
+  task.out = out;
+  parallel.loop(in.rows, grain_rows(in.width),
+                [&](std::int64_t begin, std::int64_t end) { add(task, begin, end); });
+}
+
+template <class T>
+void directional_noise_backward(const Parallel& parallel, const Noising<T>& in, const T* g, T* gz0,
+                                T* gmean, T* gstd) {
+  const std::int64_t blocks = num_blocks(in.rows), n = in.width;
+  std::vector<T> partial(blocks * 2 * n);
+  Task<T> task{};
+  task.in = in;
+  task.g = g;
+  task.out = gz0;
+  task.partial = partial.data();
+  parallel.loop(blocks, grain_blocks(in.width),
+                [&](std::int64_t begin, std::int64_t end) { add_backward(task, begin, end); });
+  std::vector<double> sum(2 * n);
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    for (std::int64_t k = 0; k < 2 * n; ++k) sum[k] += partial[block * 2 * n + k];
+  }
+  std::copy_n(sum.begin(), n, gmean);
+  std::copy_n(sum.begin() + n, n, gstd);
+  gmean[0] = gstd[0] = 0;
+}
+
+template <class T>
+void isotropic_noise_backward(const Parallel& parallel, const Noising<T>& in, const T* g, T* gz0) {
+  Task<T> task{};
+  task.in = in;
+  task.g = g;
+  task.out = gz0;
+  parallel.loop(in.rows, grain_rows(in.width),
+                [&](std::int64_t begin, std::int64_t end) { signal(task, begin, end); });
+}
+
+template <class T>
+void column_statistics(const Parallel& parallel, const T* z0, std::int64_t rows, int width, T* mean,
+                       T* std) {
+  const Moments moments(parallel, z0, rows, width);
+  for (int k = 1; k < width; ++k) {
+    mean[k] = static_cast<T>(z0[k] + moments.mean[k]);
+    std[k] = static_cast<T>(moments.deviation(k, rows));
+  }
+  mean[0] = std[0] = 0;
+}
+
+// ∂mean/∂z = 1/B and ∂std/∂z = (z − mean)/((B − 1)·std), the latter 0 where there is no spread.
+template <class T>
+void column_statistics_backward(const Parallel& parallel, const T* gmean, const T* gstd,
+                                const T* z0, std::int64_t rows, int width, T* gz0) {
+  const Moments moments(parallel, z0, rows, width);
+  std::vector<T> base(width), slope(width), shift(width);
+  for (int k = 0; k < width; ++k) {
+    const double std = moments.deviation(k, rows);
+    base[k] = static_cast<T>(gmean[k] / static_cast<double>(rows));
+    slope[k] = static_cast<T>(std > 0 ? gstd[k] / (static_cast<double>(rows - 1) * std) : 0);
+    shift[k] = static_cast<T>(moments.mean[k]);
+  }
+  Task<T> task{};
+  task.in.z0 = z0;
+  task.in.width = width;
+  task.out = gz0;
+  task.base = base.data();
+  task.slope = slope.data();
+  task.shift = shift.data();
+  parallel.loop(rows, grain_rows(width), [&](std::int64_t begin, std::int64_t end) {
+    statistics_backward(task, begin, end);
+  });
+}
+
+#define HDRM_DEFINE(T)                                                                            \
+  template void add_noise(const Parallel&, const Noising<T>&, T*);                                \
+  template void directional_noise_backward(const Parallel&, const Noising<T>&, const T*, T*, T*,  \
+                                           T*);                                                   \
+  template void isotropic_noise_backward(const Parallel&, const Noising<T>&, const T*, T*);       \
+  template void column_statistics(const Parallel&, const T*, std::int64_t, int, T*, T*);          \
+  template void column_statistics_backward(const Parallel&, const T*, const T*, const T*,         \
+                                           std::int64_t, int, T*);
+HDRM_DEFINE(float)
+HDRM_DEFINE(double)
+
+}  // namespace hdrm::cpu

@@ -1,0 +1,153 @@
+"""The command line: parses and prints; what is done is decided below, in hdrm.train."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from .config import PRESETS, Config, parse_assignments, preset_for
+
+EPILOG = "The data sets, settings and files are described in README.md."
+ERRORS = (ValueError, TypeError, OSError, RuntimeError)
+
+
+def main() -> None:
+    """The entry point ``hdrm``: errors are one line on stderr and exit code 2."""
+    warnings.formatwarning = lambda message, *rest, **named: f"note: {message}\n"
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except click.Abort:
+        sys.exit(130)
+    except ERRORS as error:
+        _fail(str(error))
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.version_option(package_name="hdrm")
+def cli() -> None:
+    """Train, measure and use HDRM, the hyperbolic diffusion recommender model.
+
+    \b
+    hdrm train                      a generated data set, about a minute
+    hdrm train ml-1m_clean          a data set by name or path
+    hdrm evaluate RUN               the metrics of a run again
+    hdrm recommend RUN --user 7     the items for one user
+    """
+
+
+@cli.command()
+@click.argument("dataset", default="demo")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from; by "
+              "default those that fit the data set's name, else ml-1m's.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder; it must not exist "
+              "or be empty.  [default: runs/DATASET-TIME]")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
+@click.option("--dim", type=int, help="Width of the embeddings.")
+@click.option("--epochs", type=int, help="Upper limit of epochs of each stage.")
+@click.option("--seed", type=int, help="Of weights, batches, noise and random splits.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; "
+              "repeat as needed. `hdrm info --preset NAME` lists them.")  # fmt: skip
+def train(dataset, preset, out, device, dim, epochs, seed, assignments) -> int:
+    """Train both stages on DATASET and measure the result.
+
+    DATASET is "demo" (the default: generated), a name found under $HDRM_DATA or ../shared/data, or
+    a path: a folder with {train,valid,test}_list.npy, with train.txt and test.txt, or with one
+    .inter file; a .csv, .tsv, .parquet or .inter file of (user, item[, time]).
+
+    The model that ranks the validation split best is kept in the run folder. Ctrl-C ends the
+    training early and keeps it too.
+    """
+    from . import data
+    from .train import Trainer, report, runs
+
+    console = Console()
+    changes = parse_assignments(assignments)
+    changes |= {"dim": dim} if dim is not None else {}
+    changes |= {"seed": seed} if seed is not None else {}
+    if epochs is not None:
+        changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
+    interactions = data.load(dataset, seed=changes.get("seed", Config.seed))
+    config = PRESETS[preset or preset_for(interactions.name)].replace(**changes)
+    out = out or runs.default_folder(interactions.name)
+    bars = report.Bars(console)
+    trainer = Trainer(
+        interactions, config, out, source=dataset, device=device, observer=bars
+    )
+    report.print_dataset(console, interactions)
+    try:
+        result = trainer.fit()
+    finally:
+        bars.close()
+    if result.interrupted:
+        console.print(f"stopped; the best model so far is kept: hdrm evaluate {out}")
+        return 130
+    console.print(report.metrics_table(f"{interactions.name}, test split", result.test))
+    report.print_verdict(console, result.model)
+    console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def evaluate(run, split, device) -> None:
+    """Rank all items for every user of RUN's data set and print the metrics."""
+    from .train import evaluate_split, report, runs
+
+    opened = runs.Run.open(run, device)
+    dataset = opened.dataset()
+    results = evaluate_split(opened.model, dataset, split)
+    Console().print(report.metrics_table(f"{dataset.name}, {split} split", results))
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--user", "users", multiple=True, required=True, help="A user's id as in the data; "
+              "repeat for several.")  # fmt: skip
+@click.option("-k", default=10, show_default=True, help="How many items.")
+@click.option("--device", default="cpu", show_default=True)
+def recommend(run, users, k, device) -> None:
+    """Print the K nearest items of a user that are not among the user's training items."""
+    from .train import report, runs
+
+    opened = runs.Run.open(run, device)
+    console = Console()
+    ids = [opened.user_id(user) for user in users]
+    items, distances = opened.model.recommend(ids, k)
+    for user, row, lengths in zip(users, items.tolist(), distances.tolist()):
+        found = [(opened.item_label(i), d) for i, d in zip(row, lengths) if i >= 0]
+        console.print(report.recommendations_table(user, found))
+
+
+@cli.command()
+@click.option("--schedule", type=click.Choice(list(PRESETS)), metavar="PRESET", help="Print the "
+              "noise schedule of a preset instead, step by step.")  # fmt: skip
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Print a preset's settings "
+              "instead.")  # fmt: skip
+def info(schedule, preset) -> None:
+    """What this installation consists of: versions, compiled code, backends, devices."""
+    from . import available_backends, build_info
+    from .model.diffusion import Diffusion
+    from .train import report
+
+    console = Console()
+    if schedule:
+        diffusion = Diffusion.from_config(PRESETS[schedule])
+        console.print(report.schedule_table(f"schedule of the preset {schedule}", diffusion))
+    elif preset:
+        console.print(report.settings_table(f"preset {preset}", PRESETS[preset]))
+    else:
+        console.print(report.info_table(build_info(), available_backends()))

@@ -1,0 +1,159 @@
+"""What a person sees: progress bars and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..config import Config
+from ..data import Dataset
+from ..model import HDRM
+from ..model.diffusion import Diffusion
+from .evaluate import CUTOFFS, METRICS
+from .trainer import CRITERION, Observer
+
+ROWS = {"popularity": "popularity", "encoder": "encoder alone (ω = 0)", "hdrm": "HDRM"}
+
+
+class Bars(Observer):
+    """One progress bar per stage with loss and speed, one line per validation."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+
+    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
+        self.close()
+        self._progress = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            TextColumn("epoch {task.fields[epoch]:.0f}/{task.fields[epochs]}"),
+            TextColumn("loss {task.fields[loss]:.5g}"),
+            TextColumn("{task.fields[speed]:.1f} steps/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._steps_per_epoch = steps_per_epoch
+        self._task = self._progress.add_task(
+            name,
+            total=max(epochs * steps_per_epoch, 1),
+            epoch=0,
+            epochs=epochs,
+            loss=float("nan"),
+            speed=0.0,
+        )
+        self._progress.start()
+
+    def step(self, loss: float) -> None:
+        task = self._progress.tasks[0]
+        done = int(task.completed) + 1
+        self._progress.update(
+            self._task,
+            advance=1,
+            loss=loss,
+            epoch=-(-done // self._steps_per_epoch),
+            speed=done / max(task.elapsed or 0.0, 1e-9),
+        )
+
+    def validated(self, record: dict, best: bool) -> None:
+        metric = f"validation {CRITERION.upper()} {record[CRITERION]:.4f}"
+        recall = f"Recall@20 {record['recall@20']:.4f}"
+        omega = f", ω = {record['omega']:g}" if record["stage"] == "diffusion" else ""
+        self._progress.console.print(
+            f"{record['stage']:<10} epoch {record['epoch']:>3}  loss {record['loss']:<9.5g} "
+            f"{metric}  {recall}{omega}{'  (stored)' if best else ''}",
+            highlight=False,
+        )
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def metrics_table(title: str, results: dict[str, dict[str, float]]) -> Table:
+    """Rankers × metrics at every cutoff."""
+    table = Table(title=title)
+    table.add_column("ranker")
+    table.add_column("K", justify="right")
+    names = {"recall": "Recall", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
+    for metric in METRICS:
+        table.add_column(names[metric], justify="right")
+    for ranker, metrics in results.items():
+        for k in CUTOFFS:
+            values = (f"{metrics[f'{metric}@{k}']:.4f}" for metric in METRICS)
+            name = ROWS[ranker] if k == CUTOFFS[0] else ""
+            table.add_row(name, str(k), *values, end_section=k == CUTOFFS[-1])
+    return table
+
+
+def schedule_table(title: str, diffusion: Diffusion) -> Table:
+    """ᾱ_t and the reverse weights of every step."""
+    table = Table(title=title)
+    for column in ("t", "β", "√ᾱ", "√(1−ᾱ)", "weight of ẑ_0 in reverse", ""):
+        table.add_column(column, justify="right")
+    for row in diffusion.table():
+        numbers = (f"{x:.4g}" for x in (row.beta, row.signal, row.noise, row.weight))
+        table.add_row(str(row.t), *numbers, "" if row.acts else "does nothing")
+    return table
+
+
+def recommendations_table(user: str, found: Sequence[tuple[str, float]]) -> Table:
+    """Items with their distances, nearest first."""
+    table = Table(title=f"user {user}", title_justify="left")
+    for column in ("", "item", "distance"):
+        table.add_column(column, justify="right")
+    for place, (item, distance) in enumerate(found, 1):
+        table.add_row(str(place), item, f"{distance:.4f}")
+    return table
+
+
+def settings_table(title: str, config: Config) -> Table:
+    """The fields of a configuration."""
+    return _pairs_table(title, dataclasses.asdict(config).items())
+
+
+def info_table(build: dict, backends: dict[str, str]) -> Table:
+    """The installation: what hdrm.build_info() and available_backends() say."""
+    rows = []
+    for name, value in build.items():
+        if isinstance(value, dict):
+            rows += [(f"{name} {key}", part) for key, part in value.items()]
+        else:
+            rows.append((name, ", ".join(value) if isinstance(value, list) else value))
+    rows += [(f"backend {name}", state) for name, state in backends.items()]
+    return _pairs_table("hdrm", rows)
+
+
+def print_dataset(console: Console, dataset: Dataset) -> None:
+    """Sizes of a data set, and its notes one a line."""
+    console.print(
+        f"{dataset.name}: {dataset.num_users:,} users × {dataset.num_items:,} items, "
+        f"{len(dataset.train):,} / {len(dataset.valid):,} / {len(dataset.test):,} interactions "
+        f"to train / validate / test",
+        highlight=False,
+    )
+    for note in dataset.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def print_verdict(console: Console, model: HDRM) -> None:
+    """What the diffusion contributes to the model."""
+    omega = float(model.omega)
+    if omega == 0:
+        text = "the diffusion did not improve the validation NDCG@20: ω = 0, the encoder ranks"
+    else:
+        text = f"the diffusion's weight, chosen on validation, is ω = {omega:g}"
+    console.print(text, highlight=False)
+
+
+def _pairs_table(title: str, rows: Iterable[tuple[str, object]]) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows:
+        table.add_row(name, str(value))
+    return table

@@ -1,0 +1,133 @@
+"""The run folder: what is in it besides the model, and how a run is opened again.
+
+    model.safetensors  config.json     the best model; see hdrm.model.checkpoint
+    dataset.json                       source, seed, sizes and fingerprint of the data
+    labels.json                        the original ids, where the data were renumbered
+    metrics.jsonl                      one line per validation
+    report.json                        the metrics on the test split
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import data
+from ..data import Dataset
+from ..model import HDRM, checkpoint
+
+DATASET_FILE = "dataset.json"
+LABELS_FILE = "labels.json"
+METRICS_FILE = "metrics.jsonl"
+REPORT_FILE = "report.json"
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of this name; ValueError if torch cannot use it here."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"the device {name!r} does not exist here; there are: {', '.join(there)}"
+        ) from error
+    return device
+
+
+def default_folder(dataset: str) -> Path:
+    """runs/<data set>-<time>."""
+    return Path("runs") / f"{dataset}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def refuse_occupied(run: Path) -> None:
+    """FileExistsError unless a run can be written into the folder ``run``."""
+    if run.exists() and not run.is_dir():
+        raise FileExistsError(f"{run} is a file; name a folder for the run")
+    if run.is_dir() and any(run.iterdir()):
+        raise FileExistsError(f"{run} is not empty; name another folder for the run")
+
+
+def describe_dataset(run: Path, dataset: Dataset, source: str, seed: int) -> None:
+    """Write dataset.json and, if the ids were renumbered, labels.json."""
+    description = {"source": source, "seed": seed, **dataset.summary()}
+    checkpoint.write(run / DATASET_FILE, _json(description))
+    labels = {
+        side: [_plain(label) for label in found]
+        for side, found in (("users", dataset.user_labels), ("items", dataset.item_labels))
+        if found is not None
+    }
+    if labels:
+        checkpoint.write(run / LABELS_FILE, _json(labels))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished (or interrupted) run: its model and what it was trained on."""
+
+    folder: Path
+    model: HDRM
+    description: dict
+    labels: dict[str, list]
+
+    @classmethod
+    def open(cls, folder: Path, device: str = "cpu") -> Run:
+        """Raises as HDRM.load, and ValueError for a damaged description."""
+        model = HDRM.load(folder, device=resolve_device(device))
+        description = _read(folder / DATASET_FILE)
+        labels = _read(folder / LABELS_FILE) if (folder / LABELS_FILE).exists() else {}
+        return cls(folder, model, description, labels)
+
+    def dataset(self) -> Dataset:
+        """The data the run was trained on, read again.
+
+        Raises:
+            ValueError: the data have changed since.
+        """
+        dataset = data.load(self.description["source"], seed=self.description["seed"])
+        if dataset.fingerprint() != self.description["fingerprint"]:
+            raise ValueError(
+                f"{self.description['source']} is not what {self.folder} was trained on: its "
+                f"fingerprint is {dataset.fingerprint()[:12]}…, the run's "
+                f"{self.description['fingerprint'][:12]}…"
+            )
+        return dataset
+
+    def user_id(self, label: str) -> int:
+        """The user that goes by ``label``: an original id where there are any, else a number."""
+        labels = self.labels.get("users")
+        known = {str(name): i for i, name in enumerate(labels)} if labels else None
+        if known is not None and label in known:
+            return known[label]
+        if known is None and label.isdecimal() and int(label) < self.model.num_users:
+            return int(label)
+        expected = "an id of the data it was trained on" if known else (
+            f"a number in 0 … {self.model.num_users - 1}"
+        )
+        raise ValueError(f"{self.folder} knows no user {label!r}; expected {expected}")
+
+    def item_label(self, item: int) -> str:
+        labels = self.labels.get("items")
+        return str(labels[item] if labels else item)
+
+
+def _plain(label):
+    """A label as JSON holds it; numpy's scalars have ``item``."""
+    return label.item() if hasattr(label, "item") else label
+
+
+def _json(value) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; the run is not complete") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,179 @@
+"""The two stages of training: what a step computes and which parameters it moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..config import Config
+from ..graph import BipartiteGraph
+from ..model import HDRM
+from ..model.encoder import neighbour_mean
+from ..optim import RiemannianSGD
+from .batches import Batches, derive_seed
+
+# Weights of the diffusion tried on the validation set; 0 is the encoder alone.
+OMEGAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+
+class EncoderStage:
+    """Stage 1: the table, by the hinge on squared distances of propagated vectors.
+
+    loss = Σ max(0, d²(u, i⁺) − d²(u, i⁻) + m), i⁻ the nearest to u of the items drawn.
+    """
+
+    name = "encoder"
+
+    def __init__(self, model: HDRM, train: np.ndarray, config: Config) -> None:
+        self._model, self._margin = model, config.margin
+        self.epochs = config.encoder_epochs
+        self.parameters = [model.encoder.table]
+        self.optimizers = [_table_optimizer(model, config)]
+        self._batches = Batches(
+            train,
+            model.graph.user_items,
+            config.encoder_batch,
+            config.negatives,
+            derive_seed("encoder", config.seed),
+            by_user=config.pairs == "users",
+        )
+        self.steps_per_epoch = self._batches.steps_per_epoch
+        self.omegas = (0.0,)
+
+    def begin_epoch(self, epoch: int) -> None:
+        pass
+
+    def loss(self, step: int) -> Tensor:
+        users, positives, negatives = self._batches.batch(step)
+        h = self._model.encoder(self._model.graph)
+        first_item, c = self._model.num_users, self._model.config.curvature
+        u = F.embedding(users, h)
+        nearest = _nearest(u, h, negatives + first_item, c)
+        return ops.margin_ranking_loss(
+            u,
+            F.embedding(positives + first_item, h),
+            F.embedding(nearest, h),
+            self._margin,
+            c=c,
+            reduction="sum",
+        )
+
+
+class DiffusionStage:
+    """Stage 2: the denoisers, on edges that the propagated vectors have not seen.
+
+    Every epoch divides the training edges into ``folds``. While one is the positives, the graph is
+    made of the others: what a denoiser gets to see — the node's vector and the mean of its
+    neighbours — contains no trace of the edge to be ranked, as at inference.
+
+    loss = (1−α)·hinge(ẑ_u, ẑ_i⁺, ẑ_i⁻) + α·(‖z_0 − ẑ_0‖² averaged over nodes and columns).
+    """
+
+    name = "diffusion"
+
+    def __init__(self, model: HDRM, train: np.ndarray, config: Config) -> None:
+        self._model, self._train, self._config = model, train, config
+        self.epochs = config.diffusion_epochs
+        self.parameters = list(model.denoisers.parameters())
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(model.denoisers.parameters(), lr=config.diffusion_lr)
+        ]
+        if config.tables == "joint":
+            self.parameters.append(model.encoder.table)
+            self.optimizers.append(_table_optimizer(model, config))
+        self._folds = min(config.folds, len(train))
+        self._steps_per_fold = -(-len(train) // (self._folds * config.diffusion_batch))
+        self.steps_per_epoch = self._folds * self._steps_per_fold
+        self.omegas = OMEGAS if config.omega is None else (config.omega,)
+        self._fold = -1
+
+    def begin_epoch(self, epoch: int) -> None:
+        self._model.set_statistics()
+        generator = np.random.Generator(np.random.PCG64(derive_seed(self._config.seed, epoch)))
+        self._order, self._fold = generator.permutation(len(self._train)), -1
+
+    def loss(self, step: int) -> Tensor:
+        model, config = self._model, self._config
+        fold = step % self.steps_per_epoch // self._steps_per_fold
+        if fold != self._fold:
+            self._enter(fold)
+        users, positives, negatives = self._batches.batch(step)
+        if config.tables == "joint":
+            self._encode()
+        candidates = torch.cat([positives[:, None], negatives], 1)
+        u, row, user_error = self._denoised("user", users, step)
+        i, column, item_error = self._denoised("item", candidates, step)
+        u = F.embedding(row, u)
+        rank = ops.margin_ranking_loss(
+            u,
+            F.embedding(column[:, 0], i),
+            F.embedding(_nearest(u, i, column[:, 1:], config.curvature), i),
+            config.margin,
+            c=config.curvature,
+        )
+        alpha = config.reconstruction
+        return (1 - alpha) * rank + alpha * (user_error + item_error)
+
+    def _enter(self, fold: int) -> None:
+        """Take one fold's edges out of the graph and make them the positives."""
+        model, config = self._model, self._config
+        hidden = np.zeros(len(self._train), dtype=bool)
+        hidden[self._order[fold :: self._folds]] = True
+        rest = self._train[~hidden]
+        self._graph = BipartiteGraph.from_interactions(
+            rest[:, 0], rest[:, 1], model.num_users, model.num_items
+        ).to(model.graph.device)
+        self._batches = Batches(
+            self._train[hidden],
+            model.graph.user_items,
+            config.diffusion_batch,
+            config.negatives,
+            derive_seed("diffusion", config.seed),
+            by_user=config.pairs == "users",
+        )
+        self._fold = fold
+        if config.tables == "frozen":
+            with torch.no_grad():
+                self._encode()
+
+    def _encode(self) -> None:
+        self._h = self._model.encoder(self._graph)
+        self._known = neighbour_mean(self._h, self._graph)
+
+    def _denoised(self, side: str, ids: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Each node of ``ids`` once through its denoiser, at a step t of its own.
+
+        Returns ẑ_0 (M, dim) of the M nodes, the row of each id in it (ids' shape), and the mean
+        squared error of the reconstruction; where the tables are trained too its target is fixed.
+        """
+        model, seed = self._model, derive_seed(side, self._config.seed, step)
+        nodes, row = torch.unique(ids, return_inverse=True)
+        if side == "item":
+            nodes = nodes + model.num_users
+        z0, known = F.embedding(nodes, self._h), F.embedding(nodes, self._known)
+        generator = torch.Generator().manual_seed(seed)
+        t = torch.randint(model.diffusion.steps, (len(nodes),), generator=generator)
+        predicted = model.denoise(side, z0, known, t.to(z0.device), seed=seed)
+        return predicted, row, F.mse_loss(predicted, z0.detach())
+
+
+def _table_optimizer(model: HDRM, config: Config) -> RiemannianSGD:
+    return RiemannianSGD(
+        [model.encoder.table],
+        lr=config.encoder_lr,
+        momentum=config.encoder_momentum,
+        weight_decay=config.encoder_weight_decay,
+    )
+
+
+@torch.no_grad()
+def _nearest(u: Tensor, table: Tensor, candidates: Tensor, c: float) -> Tensor:
+    """Of each row of candidates (B, n), rows of ``table``, the one nearest to u (B, dim)."""
+    if candidates.shape[1] == 1:
+        return candidates[:, 0]
+    vectors = F.embedding(candidates, table)
+    distances = ops.sqdist0(u[:, None].expand_as(vectors), vectors, c=c)
+    return candidates.gather(1, distances.argmin(1, keepdim=True))[:, 0]
