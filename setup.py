@@ -6,6 +6,7 @@ CXX names the compiler, MAX_JOBS how many run at once.
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import shlex
@@ -71,21 +72,16 @@ class NinjaBuild(build_ext):
 
 
 def ninja_file(compiler: list[str], torch_root: Path, sources: list, library: Path) -> str:
-    import io
+    try:
+        import pybind11
+        from ninja import ninja_syntax
+    except ImportError as error:
+        raise SetupError(f"{error}. Without build isolation first: pip install pybind11 ninja")
 
-    import pybind11
-    from ninja import ninja_syntax
-
-    # Few files know more than the standard library; the rest compile in half a second each.
+    # Only csrc/binding*.cpp knows torch and only module.cpp Python: their headers take seconds.
     target = sum(part << shift for part, shift in zip(TORCH_MINIMUM, (56, 48)))
-    knows_torch = ["-isystem", str(torch_root / "include")]
-    knows_torch.append(f"-DTORCH_TARGET_VERSION={target:#x}ULL")
-    extra = {
-        "module.cpp": ["-isystem", pybind11.get_include()]
-        + ["-isystem", sysconfig.get_path("include")],
-        "binding.cpp": knows_torch,
-        "binding_noising.cpp": knows_torch,
-    }
+    torch = ["-isystem", str(torch_root / "include"), f"-DTORCH_TARGET_VERSION={target:#x}ULL"]
+    python = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
     text = io.StringIO()
     ninja = ninja_syntax.Writer(text)
 
@@ -107,8 +103,9 @@ def ninja_file(compiler: list[str], torch_root: Path, sources: list, library: Pa
     objects = []
     for source in (ROOT / name for name in sources):
         objects.append(str(source.relative_to(ROOT).with_suffix(".o")))
-        words = extra.get(source.name, [])
-        ninja.build(objects[-1], "compile", str(source), variables={"extra": shell(words)})
+        extra = torch if source.name.startswith("binding") else []
+        extra = python if source.name == "module.cpp" else extra
+        ninja.build(objects[-1], "compile", str(source), variables={"extra": shell(extra)})
     ninja.build(str(library), "link", objects)
     return text.getvalue()
 

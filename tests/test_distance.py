@@ -31,8 +31,9 @@ def hard_pairs():
     for radius in (1e-3, 0.1, 1.0, 3.0, 6.0, 9.0):
         for angle in (0.0, 1e-4, 1e-2, 1.0, 2.0, math.pi):
             for gap in (0.0, 1e-6, 1e-3, 0.5):
-                far_ray = angle == 0 and radius * (1 + gap) > 6
-                yield pair(radius, radius * (1 + gap), angle), 5e-5 if far_ray else 1e-6
+                other = radius * (1 + gap)
+                allowed = 5e-6 if other > 9.01 else 5e-5 if angle == 0 and other > 6 else 1e-6
+                yield pair(radius, other, angle), allowed
     for small in (0.0, 1e-6, 1e-3):
         for large in (1e-2, 1.0, 9.0):
             yield pair(small, large, 1.0), 3e-6

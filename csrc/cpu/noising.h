@@ -11,8 +11,8 @@ namespace hdrm::cpu {
 template <class T>
 struct Noising {
   const T* z0;
-  const T *mean, *std;       // (width,) each; null for isotropic noise
-  const T *signal, *noise;   // (rows,) each: a and b
+  const T *mean, *std;      // (width,) each; null for isotropic noise
+  const T *signal, *noise;  // (rows,) each: a and b
   std::int64_t seed, rows;
   int width;
 };

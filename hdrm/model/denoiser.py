@@ -38,6 +38,8 @@ class Denoiser(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight)
                 nn.init.normal_(layer.bias, 0.0, 0.001)
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Tangent vectors (B, dim) from z_t (B, dim), t int64 (B,) and condition (B, dim).

@@ -162,9 +162,9 @@ class Diffusion(nn.Module):
         )
 
     def predicted_x0(self, output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-        """ẑ_0 from a denoiser's output: itself, or (z_t − √(1−ᾱ_t)·ε̂)/√ᾱ_t."""
+        """ẑ_0 from a denoiser's output: z_t plus it, or (z_t − √(1−ᾱ_t)·it)/√ᾱ_t."""
         if self.predict == "x0":
-            return output
+            return z_t + output
         level = self.alpha_bar[t][:, None]
         return ((z_t - (1 - level).sqrt() * output) / level.sqrt()).to(z_t.dtype)
 

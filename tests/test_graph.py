@@ -1,0 +1,94 @@
+"""CSR and the bipartite graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hdrm import CSR, BipartiteGraph
+
+
+def random_pairs(seed=0, users=20, items=15, count=120):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, users, count), rng.integers(0, items, count)
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor, list])
+def test_rows_are_the_sorted_neighbours(make):
+    users, items = random_pairs()
+    graph = BipartiteGraph.from_interactions(make(users), make(items), 22, 16)
+    assert graph.rowptr.dtype == torch.int64 and graph.col.dtype == torch.int32
+    assert (graph.num_users, graph.num_items, graph.num_nodes) == (22, 16, 38)
+    edges = set(zip(users.tolist(), items.tolist()))
+    assert graph.num_edges == len(edges)
+    for user in range(22):
+        expected = sorted(i for u, i in edges if u == user)
+        assert graph.user_items.row(user).tolist() == expected
+    for item in range(16):
+        node = 22 + item
+        found = graph.col[graph.rowptr[node] : graph.rowptr[node + 1]].tolist()
+        assert found == sorted(u for u, i in edges if i == item)
+
+
+def test_user_items_shares_memory():
+    graph = BipartiteGraph.from_interactions(*random_pairs())
+    assert graph.user_items.col.data_ptr() == graph.col.data_ptr()
+    assert graph.user_items.rowptr.data_ptr() == graph.rowptr.data_ptr()
+    assert graph.user_items.nnz == graph.num_edges
+
+
+def test_duplicates():
+    graph = BipartiteGraph.from_interactions([0, 0, 1], [1, 1, 0], duplicates="keep")
+    assert graph.num_edges == 3
+    assert graph.user_items.row(0).tolist() == [1]
+    with pytest.raises(ValueError, match="must be 'collapse' or 'keep', got 'sum'"):
+        BipartiteGraph.from_interactions([0], [0], duplicates="sum")
+
+
+def test_without_compiled_code(monkeypatch):
+    from hdrm import graph as module
+
+    users, items = random_pairs(1)
+    for duplicates in ("collapse", "keep"):
+        built = BipartiteGraph.from_interactions(users, items, duplicates=duplicates)
+        with monkeypatch.context() as patch:
+            patch.setattr(module.native, "load", lambda: None)
+            plain = BipartiteGraph.from_interactions(users, items, duplicates=duplicates)
+        assert torch.equal(built.rowptr, plain.rowptr) and torch.equal(built.col, plain.col)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "sizes", "error", "message"),
+    [
+        ([0, -1], [0, 0], (), ValueError, "users must not be negative, got -1 at 1"),
+        ([0, 5], [0, 0], (5, 5), ValueError, "users must be below 5, got 5 at position 1"),
+        ([0, 1], [0, 7], (5, 5), ValueError, "items must be below 5, got 7 at position 1"),
+        ([0, 1], [0], (), ValueError, "got 2 and 1"),
+        ([0.0], [0], (), TypeError, "users must be one-dimensional integer ids, got float64"),
+        ([[0]], [0], (), TypeError, r"int64 of shape \(1, 1\)"),
+        ([0], [0], (2**30, 2**30), ValueError, "more than int32 columns number"),
+    ],
+)
+def test_bad_interactions(users, items, sizes, error, message):
+    with pytest.raises(error, match=message):
+        BipartiteGraph.from_interactions(users, items, *sizes)
+
+
+def test_csr_rows_and_pairs():
+    csr = CSR.from_pairs([2, 0, 2, 2, 0], [3, 1, 0, 3, 1], 4, 5)
+    assert [csr.row(i).tolist() for i in range(4)] == [[1], [], [0, 3], []]
+    assert csr.degrees.tolist() == [1, 0, 2, 0] and csr.nnz == 3
+    picked = csr.rows(torch.tensor([2, 2, 1, 0]))
+    assert [picked.row(i).tolist() for i in range(4)] == [[0, 3], [0, 3], [], [1]]
+    shifted = BipartiteGraph.from_interactions([1, 1, 0], [0, 2, 1]).user_items
+    assert shifted.offset == 2
+    assert [shifted.rows(torch.tensor([1])).row(0).tolist()] == [[0, 2]]
+    assert CSR.from_pairs([], [], 2, 0).rowptr.tolist() == [0, 0, 0]
+
+
+def test_csr_refuses_other_arrays():
+    with pytest.raises(TypeError, match="rowptr must be a 1-d torch.int64 tensor, got torch.int32"):
+        CSR(torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), 3)
+    with pytest.raises(ValueError, match="rowptr must have num_rows"):
+        CSR(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), 3)

@@ -1,0 +1,168 @@
+"""Message passing against loops over edges, dense matrices and its own linearity."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ops_cases import BACKENDS, CURVATURES, generator, points, small_graph, tangents, vectors
+
+from hdrm import BipartiteGraph, ops
+
+by_backend = pytest.mark.parametrize("backend", BACKENDS)
+OPTIONS = [
+    {"normalization": norm, "combine": combine, "space": space}
+    for norm in ("row", "symmetric")
+    for combine in ("sum", "mean")
+    for space in ("lorentz", "tangent")
+]
+
+
+def naive(x, graph, layers, c=1.0, space="lorentz", normalization="row", combine="sum"):
+    """Node by node, edge by edge."""
+    with ops.use_backend("reference"):
+        h = ops.logmap0(x, c=c) if space == "lorentz" else x * (torch.arange(x.shape[1]) > 0)
+    degree = graph.rowptr.diff().tolist()
+    rounds = [h]
+    for _ in range(layers):
+        new = torch.zeros_like(h)
+        for i in range(graph.num_nodes):
+            for j in graph.col[graph.rowptr[i] : graph.rowptr[i + 1]].tolist():
+                if normalization == "row":
+                    new[i] += h[j] / (degree[i] + 1)
+                else:
+                    new[i] += h[j] / (degree[i] * degree[j]) ** 0.5
+            if normalization == "row":
+                new[i] += h[i] / (degree[i] + 1)
+        rounds.append(new)
+        h = new
+    return sum(rounds[1:]) if combine == "sum" else sum(rounds) / len(rounds)
+
+
+@by_backend
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_against_a_loop_over_edges(backend, options, layers):
+    graph = small_graph(7, 6, 20)
+    x = points(13, 5, 0.5)
+    with ops.use_backend(backend):
+        found = ops.propagate(x, graph, layers, c=0.5, **options)
+    torch.testing.assert_close(found, naive(x, graph, layers, 0.5, **options))
+
+
+def test_degree_zero_keeps_its_own_value():
+    graph = small_graph()
+    x = points(9, 5, 1.0)
+    found = ops.propagate(x, graph, 1)
+    for node in (4, 8):  # the last user and the last item have no edge
+        assert graph.rowptr[node] == graph.rowptr[node + 1]
+        torch.testing.assert_close(found[node], ops.logmap0(x[node]))
+
+
+@by_backend
+@pytest.mark.parametrize(("users", "items"), [(0, 0), (1, 0), (0, 3), (1, 1), (3, 2)])
+def test_graphs_without_edges(backend, users, items):
+    empty = torch.zeros(0, dtype=torch.int64)
+    graph = BipartiteGraph.from_interactions(empty, empty, users, items)
+    x = points(users + items, 4, 1.0)
+    with ops.use_backend(backend):
+        torch.testing.assert_close(ops.propagate(x, graph, 2), 2 * ops.logmap0(x))
+
+
+def heavy_graph():
+    """A user with 9,000 items, more than a worker sums in one go, among light ones."""
+    rng = np.random.default_rng(0)
+    users = np.concatenate([np.full(9000, 3), rng.integers(0, 6, 4000)])
+    items = np.concatenate([np.arange(9000), rng.integers(0, 9000, 4000)])
+    return BipartiteGraph.from_interactions(users, items, 7, 9000)
+
+
+@by_backend
+@pytest.mark.parametrize("width", [4, 24, 65, 100])
+def test_heavy_rows(backend, width):
+    graph = heavy_graph()
+    z = tangents(graph.num_nodes, width).requires_grad_()
+    with ops.use_backend(backend):
+        found = ops.propagate(z, graph, 2, space="tangent")
+        (gradient,) = torch.autograd.grad(found, z, vectors(graph.num_nodes, width))
+    with ops.use_backend("reference"):
+        expected = ops.propagate(z, graph, 2, space="tangent")
+        (wanted,) = torch.autograd.grad(expected, z, vectors(graph.num_nodes, width))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, wanted)
+
+
+def test_heavy_rows_are_summed_accurately():
+    """float32 sums of 9,000 neighbours stay near the float64 result."""
+    graph = heavy_graph()
+    z = tangents(graph.num_nodes, 8, radius=1.0) + 1.0
+    exact = ops.propagate(z, graph, 1, space="tangent")
+    found = ops.propagate(z.float(), graph, 1, space="tangent")
+    assert (found - exact).abs().max() / exact.abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_heavy_rows_have_the_same_bits_for_any_number_of_threads(threads):
+    graph, before = heavy_graph(), torch.get_num_threads()
+    z = tangents(graph.num_nodes, 33, torch.float32)
+    expected = ops.propagate(z, graph, 3, space="tangent")
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(ops.propagate(z, graph, 3, space="tangent"), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@by_backend
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
+def test_the_backward_is_the_transpose(backend, options):
+    """⟨g, J·t⟩ = ⟨Jᵀg, t⟩ in tangent space, where the op is linear."""
+    if options["space"] == "lorentz":
+        options = options | {"space": "tangent"}
+    graph = small_graph(30, 20, 150)
+    z, t, g = (vectors(50, 6, seed=k) for k in range(3))
+    t[:, 0] = g[:, 0] = 0
+    z.requires_grad_()
+    with ops.use_backend(backend):
+        (transposed,) = torch.autograd.grad(ops.propagate(z, graph, 3, **options), z, g)
+        forward = ops.propagate(t, graph, 3, **options)
+    torch.testing.assert_close((g * forward).sum(), (transposed * t).sum())
+
+
+@by_backend
+@pytest.mark.parametrize("c", CURVATURES)
+def test_only_the_input_is_saved(backend, c):
+    graph = small_graph()
+    x = points(9, 5, c).requires_grad_()
+    saved = []
+    with (
+        ops.use_backend(backend),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),
+    ):
+        ops.propagate(x, graph, 3, c=c)
+    floats = [tensor for tensor in saved if tensor.is_floating_point()]
+    assert [tensor.data_ptr() for tensor in floats] == [x.data_ptr()]
+
+
+@by_backend
+def test_duplicate_edges(backend):
+    users, items = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    collapsed = BipartiteGraph.from_interactions(users, items)
+    kept = BipartiteGraph.from_interactions(users, items, duplicates="keep")
+    x = points(4, 5, 1.0)
+    with ops.use_backend(backend):
+        z = ops.logmap0(x)
+        found = ops.propagate(x, collapsed, 1)
+        torch.testing.assert_close(found[0], (z[0] + z[2] + z[3]) / 3)
+        found = ops.propagate(x, kept, 1)
+        torch.testing.assert_close(found[0], (z[0] + 2 * z[2] + z[3]) / 4)
+
+
+def test_float32_gradient_through_logmap0():
+    graph = small_graph(40, 30, 300)
+    exact = points(70, 16, 1.0, radius=3.0, seed=5).requires_grad_()
+    single = exact.detach().float().requires_grad_()
+    g = torch.randn(70, 16, generator=generator(1), dtype=torch.float64)
+    (wanted,) = torch.autograd.grad(ops.propagate(exact, graph, 3), exact, g)
+    (found,) = torch.autograd.grad(ops.propagate(single, graph, 3), single, g.float())
+    assert (found - wanted).norm() < 1e-6 * wanted.norm()
