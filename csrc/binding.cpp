@@ -8,10 +8,9 @@
 
 #include "binding.h"
 #include "cpu/message_passing.h"
+#include "cpu/ranking.h"
 #include "cpu/riemannian_step.h"
 #include "cpu/row_kernels.h"
-#include "cpu/sample_negatives.h"
-#include "cpu/topk.h"
 
 namespace hdrm {
 namespace {

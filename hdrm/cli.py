@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from .config import PRESETS, Config, parse_assignments, preset_for
+from .config import PRESETS, parse_assignments, preset_for
 
 EPILOG = "The data sets, settings and files are described in README.md."
 ERRORS = (ValueError, TypeError, OSError, RuntimeError)
@@ -78,8 +78,8 @@ def train(dataset, preset, out, device, dim, epochs, seed, assignments) -> int:
     changes |= {"seed": seed} if seed is not None else {}
     if epochs is not None:
         changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
-    interactions = data.load(dataset, seed=changes.get("seed", Config.seed))
-    config = PRESETS[preset or preset_for(interactions.name)].replace(**changes)
+    config = PRESETS[preset or preset_for(Path(dataset).name)].replace(**changes)
+    interactions = data.load(dataset, seed=config.seed)
     out = out or runs.default_folder(interactions.name)
     bars = report.Bars(console)
     trainer = Trainer(

@@ -136,16 +136,25 @@ def _known(names) -> None:
 
 
 def _parse(key: str, text: str):
+    """A field's value from the command line; what cannot be read is left for _checked to refuse."""
     kind = _TYPES[key]
-    try:
-        if kind is str:
-            return text
-        if kind == tuple[int, ...]:
-            return tuple(int(width) for width in text.strip("[]() ").split(",") if width.strip())
-        value = json.loads(text.lower())
-    except ValueError:
-        value = text
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if kind is str:
+        return text
+    if text.lower() in words:
+        value = words[text.lower()]
+    elif kind == tuple[int, ...]:
+        value = [_number_or_text(int, part) for part in text.strip("[]()").split(",")]
+    else:
+        value = _number_or_text(int if kind is int else float, text)
     return _checked(key, value)
+
+
+def _number_or_text(kind: type, text: str):
+    try:
+        return kind(text)
+    except ValueError:
+        return text
 
 
 def _checked(name: str, value):

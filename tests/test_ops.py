@@ -63,7 +63,7 @@ def test_float32_equals_reference(case, c, width, backend):
 @by_case
 def test_float64_equals_reference(case, backend):
     inputs = case.make(19, 65, 0.7, torch.float64)
-    assert_same(run(case, inputs, 0.7, backend), run(case, inputs, 0.7, "reference"), 1e-13)
+    assert_same(run(case, inputs, 0.7, backend), run(case, inputs, 0.7, "reference"), case.float64_tolerance)
 
 
 @by_native
@@ -71,7 +71,7 @@ def test_float64_equals_reference(case, backend):
 @pytest.mark.parametrize("rows", [0, 1, 16, 17])
 def test_number_of_rows(case, rows, backend):
     inputs = case.make(rows, 5, 1.0, torch.float64)
-    assert_same(run(case, inputs, 1.0, backend), run(case, inputs, 1.0, "reference"), 1e-13)
+    assert_same(run(case, inputs, 1.0, backend), run(case, inputs, 1.0, "reference"), case.float64_tolerance)
 
 
 @by_backend

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/row_kernel.h"
+#include "cpu/clones.h"
 #include "rows/message_passing.h"
 
 namespace hdrm::cpu {

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/row_kernel.h"
+#include "cpu/clones.h"
 #include "rows/noising.h"
 
 namespace hdrm::cpu {

@@ -1,10 +1,130 @@
-#include "rows/ranking.h"
+#include "cpu/ranking.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "cpu/row_kernel.h"
+#include "rows/ranking.h"
 
 namespace hdrm::cpu {
 
+// The hinge --------------------------------------------------------------------------------------
+
 HDRM_ROW_KERNEL(margin_ranking, MarginRanking<T>)
 HDRM_ROW_KERNEL(margin_ranking_backward, MarginRankingBackward<T>)
+
+// Top-k -----------------------------------------------------------------------------------------
+
+namespace {
+
+// A matrix product's score s stands for a true score within s ± error·x0·y0. The k smallest upper
+// ends bound what can be among the k nearest; all whose lower end is below get their distance, and
+// the distance orders them.
+template <class T>
+HDRM_FN void run_topk(const TopK<T>& t, std::int64_t first, std::int64_t begin, std::int64_t end,
+                      T* scores, const T* time, T* distance, std::int64_t* index) {
+  constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  using Exact = Distance<T, Metric::kDistance>;
+  const Serial team;
+  const T error = 2 * t.width * std::numeric_limits<T>::epsilon();
+  std::vector<T> nearest;  // a heap of the k smallest upper ends, largest on top
+  std::vector<std::pair<T, std::int64_t>> ranked;
+  for (std::int64_t u = begin; u < end; ++u) {
+    T* s = scores + (u - first) * t.num_items;
+    const T* x = t.users + u * t.width;
+    if (t.rowptr) {
+      for (std::int64_t e = t.rowptr[u]; e < t.rowptr[u + 1]; ++e) s[t.col[e] - t.offset] = kInfinity;
+    }
+    const T xx = team.template sum<T>(t.width, [&](int i) { return x[i] * x[i]; });
+    const T slack = error * std::sqrt(t.space.K + xx);
+    nearest.assign(t.k, kInfinity);
+    for (std::int64_t i = 0; i < t.num_items; ++i) {
+      const T upper = s[i] + slack * time[i];
+      if (upper < nearest.front()) {
+        std::pop_heap(nearest.begin(), nearest.end());
+        nearest.back() = upper;
+        std::push_heap(nearest.begin(), nearest.end());
+      }
+    }
+    ranked.clear();
+    for (std::int64_t i = 0; i < t.num_items; ++i) {
+      if (!(s[i] - slack * time[i] <= nearest.front()) || s[i] == kInfinity) continue;
+      const T* const in[] = {x, t.items + i * t.width};
+      typename Exact::State state;
+      Exact::template reduce<0>(team, in, nullptr, t.width, state);
+      Exact::template solve<0>(t.space, state);
+      Exact::template reduce<1>(team, in, nullptr, t.width, state);
+      Exact::template solve<1>(t.space, state);
+      ranked.emplace_back(state.value, i);
+    }
+    const auto count = std::min<std::int64_t>(t.k, ranked.size());
+    std::partial_sort(ranked.begin(), ranked.begin() + count, ranked.end());
+    for (std::int64_t j = 0; j < t.k; ++j) {
+      distance[u * t.k + j] = j < count ? ranked[j].first : kInfinity;
+      index[u * t.k + j] = j < count ? ranked[j].second : -1;
+    }
+  }
+}
+
+}  // namespace
+
+#define HDRM_TOPK(T)                                                                            \
+  HDRM_CLONES void topk_rows(const TopK<T>& t, std::int64_t first, std::int64_t begin,          \
+                             std::int64_t end, T* scores, const T* time, T* distance,           \
+                             std::int64_t* index) {                                             \
+    run_topk(t, first, begin, end, scores, time, distance, index);                              \
+  }
+HDRM_TOPK(float)
+HDRM_TOPK(double)
+
+// Negative samples -------------------------------------------------------------------------------
+
+namespace {
+
+constexpr std::int64_t kGrain = 1 << 10;  // draws worth waking a thread for
+
+// By one thread before any draw, so that the first offender of the batch is named, whatever the
+// number of threads.
+void check(const NegativeSampling& in) {
+  const auto reject = [](const std::string& what) {
+    throw std::invalid_argument("sample_negatives: " + what);
+  };
+  std::int64_t full = -1;
+  for (std::int64_t b = 0; b < in.batch; ++b) {
+    const std::int64_t user = in.users[b];
+    if (user < 0 || user >= in.num_users)
+      reject("users must be in 0 … " + std::to_string(in.num_users - 1) + ", got " +
+             std::to_string(user));
+    const std::int64_t begin = in.rowptr[user], end = in.rowptr[user + 1];
+    if (begin < 0 || end < begin || end > in.num_entries)
+      reject("row " + std::to_string(user) + " of exclude is " + std::to_string(begin) + " … " +
+             std::to_string(end) + ", but col has " + std::to_string(in.num_entries) + " entries");
+    if (full < 0 && end - begin >= in.num_items) full = user;
+  }
+  if (full >= 0)
+    reject("user " + std::to_string(full) + " has seen all " + std::to_string(in.num_items) +
+           " items; leave that user out of the batch");
+}
+
+}  // namespace
+
+void sample_negatives(const Parallel& parallel, const NegativeSampling& in, std::int64_t* out) {
+  check(in);
+  const Words key(in.seed);
+  parallel.loop(in.batch, kGrain / in.num + 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t first = in.rowptr[in.users[b]];
+      const std::int64_t count = in.rowptr[in.users[b] + 1] - first;
+      for (std::int64_t i = b * in.num; i < (b + 1) * in.num; ++i) {
+        const std::int64_t rank = bounded(key, Words(i), in.num_items - count);
+        out[i] = unseen_item(in.col + first, count, in.offset, rank);
+      }
+    }
+  });
+}
 
 }  // namespace hdrm::cpu

@@ -1,6 +1,6 @@
 #include "cpu/riemannian_step.h"
 
-#include "cpu/row_kernel.h"
+#include "cpu/clones.h"
 
 namespace hdrm::cpu {
 

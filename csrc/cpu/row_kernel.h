@@ -5,15 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/clones.h"
 #include "rows/math.h"
-
-// One binary for every CPU: the loop and all it inlines are compiled for each of these levels, and
-// the dynamic linker picks the best that the machine has.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_ADDRESS__)
-#define HDRM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define HDRM_CLONES
-#endif
 
 namespace hdrm::cpu {
 

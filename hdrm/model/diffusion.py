@@ -161,20 +161,49 @@ class Diffusion(nn.Module):
             z0, t, self.alpha_bar, seed=seed, statistics=statistics, growth=self.growth, c=self.c
         )
 
+    def start(
+        self, z0: Tensor, steps: int, statistics: tuple[Tensor, Tensor], *, seed: int | None
+    ) -> Tensor:
+        """Where the reverse process of T' steps starts: z_{T'−1}, or its mean without a seed.
+
+        The mean of directional noise is μ + σ⊙sgn(z_0)·√(2/π), that of isotropic noise 0. A single
+        step starts from z_0 itself.
+        """
+        if steps == 1:
+            return z0
+        if seed is not None:
+            t = torch.full((len(z0),), steps - 1, device=z0.device)
+            return self.add_noise(z0, t, statistics, seed=seed)
+        level = float(self.alpha_bar[steps - 1])
+        z = level**0.5 * z0
+        if self.noise == "directional":
+            mean, std = statistics
+            z = z + (1 - level) ** 0.5 * (mean + math.sqrt(2 / math.pi) * std * torch.sgn(z0))
+        return z
+
+    def pure_noise(self, z: Tensor, statistics: tuple[Tensor, Tensor], *, seed: int) -> Tensor:
+        """Normal draws of z's shape for a reverse step; on the data's scale σ if directional."""
+        first = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        eps = ops.isotropic_noise(z, first, self.alpha_bar.new_zeros(1), seed=seed)  # ᾱ = 0
+        return eps * statistics[1] if self.noise == "directional" else eps
+
     def predicted_x0(self, output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-        """ẑ_0 from a denoiser's output: z_t plus it, or (z_t − √(1−ᾱ_t)·it)/√ᾱ_t."""
-        if self.predict == "x0":
-            return z_t + output
+        """ẑ_0 from a denoiser's output f: z_t + √(1−ᾱ_t)·f, or (z_t − √(1−ᾱ_t)·f)/√ᾱ_t for "eps".
+
+        Either way what the network changes is on the scale of the noise that was added: it need
+        not learn to leave alone what is clean.
+        """
         level = self.alpha_bar[t][:, None]
-        return ((z_t - (1 - level).sqrt() * output) / level.sqrt()).to(z_t.dtype)
+        change = (1 - level).sqrt() * output
+        x0 = z_t + change if self.predict == "x0" else (z_t - change) / level.sqrt()
+        return x0.to(z_t.dtype)
 
     def reverse_step(
         self, x0: Tensor, z_t: Tensor, step: int, spread: Tensor | None = None
     ) -> Tensor:
         """z_{t−1} from the predicted x0 and z_t, all rows at the same step t.
 
-        spread: (B, d+1) standard normal draws in the noise's scale, which add √v_t·spread; None
-        takes the mean.
+        spread: draws of pure_noise (B, d+1), which add √v_t·spread; None takes the mean.
         """
         z = float(self.mean_x0[step]) * x0 + float(self.mean_zt[step]) * z_t
         return z if spread is None else z + float(self.variance[step]) ** 0.5 * spread

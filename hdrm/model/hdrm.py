@@ -1,13 +1,14 @@
 """HDRM: hyperbolic encoder, directional diffusion, recommendation by Lorentz distance.
 
-    h = Σ_{l=1..L} Âˡ·logmap0(table)                tangent vectors of users and items
-    n = D⁻¹A·h                                      a user's history, an item's audience
-    z = reverse diffusion from h under condition n  one denoiser for users, one for items
-    y = expmap0((1−ω)·h + ω·z)                      points; items are ranked by d(y_user, y_item)
+    h = Σ_{l=1..L} Âˡ·logmap0(table)        tangent vectors of users, h_u, and items, h_i
+    n = D⁻¹A·h                              n_u: a user's history, the mean of its items
+    û = reverse diffusion of h_u given n_u  the user's denoiser
+    n̂ = reverse diffusion of n_u given h_u  the item denoiser, on the user's history
+    y_u = expmap0((1−ω)·h_u + ω·(û + n̂)/2),   y_i = expmap0(h_i);   rank by d(y_u, y_i)
 
-Source: Yuan et al., *Hyperbolic Diffusion Recommender Model*, WWW 2025. Deviations, on purpose:
-a denoiser sees only what is known at inference, positives and negatives pass the same network,
-and the trained networks are the ones used.
+Source: Yuan et al., *Hyperbolic Diffusion Recommender Model*, WWW 2025. On purpose different from
+the released code: a denoiser sees only what is known at inference (not the item to be ranked),
+positive and negative items take the same path, and both denoisers are used as they were trained.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 from .. import ops
 from ..config import Config
 from ..graph import CSR, BipartiteGraph
+from ..seeds import derive_seed
 from . import checkpoint
 from .denoiser import Denoiser
 from .diffusion import Diffusion
 from .encoder import Encoder, neighbour_mean
 
-SIDES = ("user", "item")
+DENOISERS = ("user", "history")
 
 
 class HDRM(nn.Module):
@@ -50,14 +52,14 @@ class HDRM(nn.Module):
         self.diffusion = Diffusion.from_config(config)
         self.denoisers = nn.ModuleDict(
             {
-                side: Denoiser(config.dim, config.hidden, config.activation, config.dropout)
-                for side in SIDES
+                name: Denoiser(config.dim, config.hidden, config.activation, config.dropout)
+                for name in DENOISERS
             }
         )
         self.register_buffer("omega", torch.zeros((), dtype=torch.float64))
-        for side in SIDES:  # column statistics of the training set, see set_statistics
-            self.register_buffer(f"mean_{side}", torch.zeros(config.dim))
-            self.register_buffer(f"std_{side}", torch.zeros(config.dim))
+        for name in DENOISERS:  # column statistics of the training set, see set_statistics
+            self.register_buffer(f"mean_{name}", torch.zeros(config.dim))
+            self.register_buffer(f"std_{name}", torch.zeros(config.dim))
         self._graph: BipartiteGraph | None = None
         self._points: tuple[Tensor, Tensor] | None = None
 
@@ -85,15 +87,16 @@ class HDRM(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self) -> None:
-        """Store μ and σ of the users' and the items' vectors, the scale of directional noise."""
-        for side, h in zip(SIDES, self._sides(self.encoder(self.graph))):
-            mean, std = ops.column_statistics(h)
-            getattr(self, f"mean_{side}").copy_(mean)
-            getattr(self, f"std_{side}").copy_(std)
+        """Store μ and σ of all users' vectors and histories, the scale of directional noise."""
+        h = self.encoder(self.graph)
+        for name, z0 in zip(DENOISERS, self.user_inputs(h, self.graph)):
+            mean, std = ops.column_statistics(z0)
+            getattr(self, f"mean_{name}").copy_(mean)
+            getattr(self, f"std_{name}").copy_(std)
 
-    def statistics(self, side: str) -> tuple[Tensor, Tensor]:
-        """The stored (μ, σ) of "user" or "item"."""
-        return getattr(self, f"mean_{side}"), getattr(self, f"std_{side}")
+    def statistics(self, name: str) -> tuple[Tensor, Tensor]:
+        """The stored (μ, σ) of the inputs of a denoiser."""
+        return getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
 
     def train(self, mode: bool = True) -> HDRM:
         """As nn.Module; also forgets the points kept for recommend, which training changes."""
@@ -112,55 +115,63 @@ class HDRM(nn.Module):
             self._graph = self._graph.to(self.omega.device)
         return self
 
-    # Training
+    # Training and inference
+
+    def user_inputs(self, h: Tensor, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
+        """What the diffusion starts from: users' vectors and histories, (U, dim) each."""
+        return h[: self.num_users], neighbour_mean(h, graph)[: self.num_users]
 
     def denoise(
-        self, side: str, z0: Tensor, condition: Tensor, t: Tensor, *, seed: int | Tensor
-    ) -> Tensor:
-        """Noise z0 (B, dim) to step t int64 (B,) and predict it back: ẑ_0 (B, dim)."""
-        z_t = self.diffusion.add_noise(z0, t, self.statistics(side), seed=seed)
-        return self.diffusion.predicted_x0(self.denoisers[side](z_t, t, condition), z_t, t)
+        self, user: Tensor, history: Tensor, t: Tensor, *, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Noise both inputs (B, dim) to step t int64 (B,) and predict them back, (B, dim) each.
 
-    # Inference
+        Each denoiser is conditioned on the other's clean input.
+        """
+        predicted = []
+        for k, (name, z0, known) in enumerate(
+            zip(DENOISERS, (user, history), (history, user))
+        ):
+            z_t = self.diffusion.add_noise(z0, t, self.statistics(name), seed=seed + k)
+            predicted.append(self._predict(name, z_t, t, known))
+        return predicted[0], predicted[1]
+
+    def _predict(self, name: str, z_t: Tensor, t: Tensor, known: Tensor) -> Tensor:
+        output = self.denoisers[name](z_t, t, known)
+        return self.diffusion.predicted_x0(output, z_t, t)
 
     @torch.no_grad()
     def generate(self) -> tuple[Tensor, Tensor]:
-        """(h, z): the encoder's vectors (U + I, dim) and what the reverse diffusion makes of them.
+        """(h, z): the encoder's vectors (U + I, dim), and (û + n̂)/2 of every user (U, dim).
 
-        Both sides are noised to step T' = config.sampling_steps and led back; with T' = 1 the
-        denoisers are applied to h itself. Deterministic: the noise has the seed of the config.
+        Both inputs are noised to step T' = config.sampling_steps and led back step by step. All
+        noise is replaced by its mean unless config.sampling_noise is set; then it is drawn from
+        the configuration's seed. So the result is a function of the model alone.
         """
         h = self.encoder(self.graph)
-        conditions = self._sides(neighbour_mean(h, self.graph))
-        sides = zip(SIDES, self._sides(h), conditions)
-        return h, torch.cat([self._reverse(side, z0, known) for side, z0, known in sides])
+        user, history = self.user_inputs(h, self.graph)
+        generated = self._reverse("user", user, history) + self._reverse("history", history, user)
+        return h, generated / 2
 
-    def _reverse(self, side: str, z0: Tensor, condition: Tensor) -> Tensor:
-        diffusion, config = self.diffusion, self.config
-        last = config.sampling_steps - 1
-        z = z0
-        if last > 0:
-            t = torch.full((len(z0),), last, device=z0.device)
-            z = diffusion.add_noise(z0, t, self.statistics(side), seed=config.seed)
-        for step in range(last, -1, -1):
-            t = torch.full((len(z0),), step, device=z0.device)
-            x0 = diffusion.predicted_x0(self.denoisers[side](z, t, condition), z, t)
-            z = diffusion.reverse_step(x0, z, step, self._spread(side, z, step))
+    def _reverse(self, name: str, z0: Tensor, known: Tensor) -> Tensor:
+        diffusion, config, statistics = self.diffusion, self.config, self.statistics(name)
+        seed = derive_seed("inference", name, config.seed) if config.sampling_noise else None
+        z = diffusion.start(z0, config.sampling_steps, statistics, seed=seed)
+        for step in range(config.sampling_steps - 1, -1, -1):
+            t = torch.full((len(z),), step, device=z.device)
+            spread = None
+            if seed is not None and step > 0:
+                spread = diffusion.pure_noise(z, statistics, seed=seed + step)
+            z = diffusion.reverse_step(self._predict(name, z, t, known), z, step, spread)
         return z
 
-    def _spread(self, side: str, z: Tensor, step: int) -> Tensor | None:
-        """The noise of a reverse step, on the scale of the forward noise; None without it."""
-        if not self.config.sampling_noise or step == 0:
-            return None
-        pure = self.diffusion.alpha_bar.new_zeros(1)  # ᾱ = 0: nothing but ε
-        first = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        spread = ops.isotropic_noise(z, first, pure, seed=self.config.seed + 1 + step)
-        return spread if self.config.noise == "isotropic" else spread * self.statistics(side)[1]
-
-    def mix(self, h: Tensor, z: Tensor, omega: float) -> tuple[Tensor, Tensor]:
-        """Points of users (U, dim) and items (I, dim): expmap0((1−ω)·h + ω·z)."""
-        mixed = h if omega == 0 else torch.lerp(h, z, omega)
-        return self._sides(ops.expmap0(mixed, c=self.config.curvature))
+    def mix(self, h: Tensor, z: Tensor | None, omega: float) -> tuple[Tensor, Tensor]:
+        """Points of users (U, dim) and items (I, dim) with ω; z is not needed for ω = 0."""
+        users, items = h[: self.num_users], h[self.num_users :]
+        if omega:
+            users = torch.lerp(users, z, omega)
+        c = self.config.curvature
+        return ops.expmap0(users, c=c), ops.expmap0(items, c=c)
 
     def points(self) -> tuple[Tensor, Tensor]:
         """The points that users and items are ranked by; kept until train() or a new graph."""
@@ -169,10 +180,7 @@ class HDRM(nn.Module):
         if self._points is None:
             omega = float(self.omega)
             with torch.no_grad():
-                if omega == 0:
-                    h = z = self.encoder(self.graph)
-                else:
-                    h, z = self.generate()
+                h, z = self.generate() if omega else (self.encoder(self.graph), None)
                 self._points = self.mix(h, z, omega)
         return self._points
 
@@ -211,9 +219,6 @@ class HDRM(nn.Module):
             user_points[users.long()], item_points, k, exclude=seen, c=self.config.curvature
         )
         return items, distances
-
-    def _sides(self, both: Tensor) -> tuple[Tensor, Tensor]:
-        return both[: self.num_users], both[self.num_users :]
 
     # Storage
 

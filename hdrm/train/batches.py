@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,12 +9,7 @@ from torch import Tensor
 from .. import ops
 from ..data.sampling import PairSampler
 from ..graph import CSR
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed in 0 … 2⁶²−1 from several parts: streams of one run do not meet."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 2
+from ..seeds import derive_seed
 
 
 class Batches:

@@ -68,6 +68,7 @@ class Bars(Observer):
             f"{record['stage']:<10} epoch {record['epoch']:>3}  loss {record['loss']:<9.5g} "
             f"{metric}  {recall}{omega}{'  (stored)' if best else ''}",
             highlight=False,
+            soft_wrap=True,
         )
 
     def close(self) -> None:
@@ -137,9 +138,10 @@ def print_dataset(console: Console, dataset: Dataset) -> None:
         f"{len(dataset.train):,} / {len(dataset.valid):,} / {len(dataset.test):,} interactions "
         f"to train / validate / test",
         highlight=False,
+        soft_wrap=True,
     )
     for note in dataset.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def print_verdict(console: Console, model: HDRM) -> None:

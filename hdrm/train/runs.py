@@ -30,7 +30,7 @@ def resolve_device(name: str) -> torch.device:
     """The device of this name; ValueError if torch cannot use it here."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise ValueError(

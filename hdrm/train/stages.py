@@ -11,9 +11,9 @@ from .. import ops
 from ..config import Config
 from ..graph import BipartiteGraph
 from ..model import HDRM
-from ..model.encoder import neighbour_mean
 from ..optim import RiemannianSGD
-from .batches import Batches, derive_seed
+from ..seeds import derive_seed
+from .batches import Batches
 
 # Weights of the diffusion tried on the validation set; 0 is the encoder alone.
 OMEGAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -66,10 +66,10 @@ class DiffusionStage:
     """Stage 2: the denoisers, on edges that the propagated vectors have not seen.
 
     Every epoch divides the training edges into ``folds``. While one is the positives, the graph is
-    made of the others: what a denoiser gets to see — the node's vector and the mean of its
-    neighbours — contains no trace of the edge to be ranked, as at inference.
+    made of the others: what a denoiser gets to see — the user's vector and history — contains no
+    trace of the item to be ranked, as at inference.
 
-    loss = (1−α)·hinge(ẑ_u, ẑ_i⁺, ẑ_i⁻) + α·(‖z_0 − ẑ_0‖² averaged over nodes and columns).
+    loss = (1−α)·hinge((û + n̂)/2, h_i⁺, h_i⁻) + α·(mean((h_u − û)²) + mean((n_u − n̂)²))
     """
 
     name = "diffusion"
@@ -103,19 +103,25 @@ class DiffusionStage:
         users, positives, negatives = self._batches.batch(step)
         if config.tables == "joint":
             self._encode()
-        candidates = torch.cat([positives[:, None], negatives], 1)
-        u, row, user_error = self._denoised("user", users, step)
-        i, column, item_error = self._denoised("item", candidates, step)
-        u = F.embedding(row, u)
+        ids, row = torch.unique(users, return_inverse=True)
+        user, history = (F.embedding(ids, z0) for z0 in self._inputs)
+        seed = derive_seed("noise", config.seed, step)
+        generator = torch.Generator().manual_seed(seed)
+        t = torch.randint(model.diffusion.steps, (len(ids),), generator=generator)
+        user_hat, history_hat = model.denoise(user, history, t.to(user.device), seed=seed)
+
+        u = F.embedding(row, (user_hat + history_hat) / 2)
+        nearest = _nearest(u, self._h, negatives + model.num_users, config.curvature)
         rank = ops.margin_ranking_loss(
             u,
-            F.embedding(column[:, 0], i),
-            F.embedding(_nearest(u, i, column[:, 1:], config.curvature), i),
+            F.embedding(positives + model.num_users, self._h),
+            F.embedding(nearest, self._h),
             config.margin,
             c=config.curvature,
         )
-        alpha = config.reconstruction
-        return (1 - alpha) * rank + alpha * (user_error + item_error)
+        # Where the tables are trained too, the target stays where it is.
+        error = F.mse_loss(user_hat, user.detach()) + F.mse_loss(history_hat, history.detach())
+        return (1 - config.reconstruction) * rank + config.reconstruction * error
 
     def _enter(self, fold: int) -> None:
         """Take one fold's edges out of the graph and make them the positives."""
@@ -141,23 +147,7 @@ class DiffusionStage:
 
     def _encode(self) -> None:
         self._h = self._model.encoder(self._graph)
-        self._known = neighbour_mean(self._h, self._graph)
-
-    def _denoised(self, side: str, ids: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Each node of ``ids`` once through its denoiser, at a step t of its own.
-
-        Returns ẑ_0 (M, dim) of the M nodes, the row of each id in it (ids' shape), and the mean
-        squared error of the reconstruction; where the tables are trained too its target is fixed.
-        """
-        model, seed = self._model, derive_seed(side, self._config.seed, step)
-        nodes, row = torch.unique(ids, return_inverse=True)
-        if side == "item":
-            nodes = nodes + model.num_users
-        z0, known = F.embedding(nodes, self._h), F.embedding(nodes, self._known)
-        generator = torch.Generator().manual_seed(seed)
-        t = torch.randint(model.diffusion.steps, (len(nodes),), generator=generator)
-        predicted = model.denoise(side, z0, known, t.to(z0.device), seed=seed)
-        return predicted, row, F.mse_loss(predicted, z0.detach())
+        self._inputs = self._model.user_inputs(self._h, self._graph)
 
 
 def _table_optimizer(model: HDRM, config: Config) -> RiemannianSGD:

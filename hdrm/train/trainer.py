@@ -175,9 +175,14 @@ class Trainer:
         self.model.eval()
         if tuple(omegas) == (0.0,):
             with torch.no_grad():
-                h = z = self.model.encoder(self.model.graph)
+                h, z = self.model.encoder(self.model.graph), None
         else:
             h, z = self.model.generate()
+        # A hinge is quiet where a comparison with NaN is false, so the loss need not show it.
+        if not all(torch.isfinite(vectors).all() for vectors in (h, z) if vectors is not None):
+            raise RuntimeError(
+                "the model has values that are not finite; lower encoder_lr or diffusion_lr"
+            )
         seen = self.model.graph.user_items
         found = [
             (
@@ -231,7 +236,7 @@ def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[
     popular = popularity(dataset.train, dataset.num_users, dataset.num_items, device)
     with torch.no_grad():
         h = model.encoder(model.graph)
-        encoded = model.mix(h, h, 0.0)
+        encoded = model.mix(h, None, 0.0)
     return {
         "popularity": evaluate(popular, relevant, exclude),
         "encoder": evaluate(encoded, relevant, exclude, c=c),

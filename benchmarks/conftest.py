@@ -1,0 +1,37 @@
+"""How every benchmark here is run: the result is checked, then timed, with the bytes it must move."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+import hdrm
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    info = hdrm.build_info()
+    machine_info["hdrm"] = {k: info[k] for k in ("hdrm", "torch", "geoopt", "simd", "threads")}
+    machine_info["platform"] = platform.platform()
+
+
+@pytest.fixture
+def timed(benchmark):
+    """timed(group, run, expected, bytes): check run()'s result once, then time it.
+
+    ``bytes`` are those that an implementation cannot avoid moving; with them a row shows GB/s.
+    """
+
+    def run_timed(group, run, expected, num_bytes, tolerance=1e-4):
+        found = run()
+        if expected is not None:
+            error = (found.double() - expected.double()).abs().max()
+            scale = expected.double().abs().max()
+            assert error <= tolerance * scale, f"wrong result: error {error:.2e} of {scale:.2e}"
+        benchmark.group = group
+        benchmark.extra_info["bytes"] = num_bytes
+        benchmark.pedantic(run, rounds=5, iterations=1, warmup_rounds=1)
+        if benchmark.stats:
+            benchmark.extra_info["GB/s"] = round(num_bytes / benchmark.stats["median"] / 1e9, 2)
+
+    return run_timed

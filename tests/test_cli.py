@@ -1,0 +1,166 @@
+"""The command line: what it prints, one line for every mistake, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import hdrm
+from hdrm import cli
+
+QUICK = [
+    *("--epochs", "2", "--dim", "9"),
+    *("--set", "hidden=8,8", "--set", "encoder_batch=400", "--set", "diffusion_batch=400"),
+]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs ``hdrm ARGS`` in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["hdrm", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def interactions(seed=0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return np.argwhere(generator.random((40, 30)) < 0.3).astype(np.int64)
+
+
+def write_npy(folder, **replaced):
+    folder.mkdir()
+    pairs = interactions()
+    splits = {"train": pairs[::2], "valid": pairs[1::4], "test": pairs[3::4], **replaced}
+    for name, split in splits.items():
+        if split is not None:
+            np.save(folder / f"{name}_list.npy", split)
+    return folder
+
+
+def test_train_evaluate_recommend(run, tmp_path):
+    write_npy(tmp_path / "tiny")
+    code, out, _ = run("train", "tiny", "--out", "kept", *QUICK)
+    assert code == 0
+    for text in ("popularity", "HDRM", "Recall", "NDCG", "Precision", "MRR", "100", "kept"):
+        assert text in out
+    report = json.loads((tmp_path / "kept" / "report.json").read_text())
+    code, out, _ = run("evaluate", "kept")
+    assert code == 0
+    for ranker in ("popularity", "encoder", "hdrm"):
+        assert f"{report[ranker]['ndcg@50']:.4f}" in out
+    code, out, _ = run("recommend", "kept", "--user", "3", "-k", "4")
+    items = hdrm.HDRM.load(tmp_path / "kept").recommend(3, 4)[0][0].tolist()
+    assert code == 0 and all(f" {item} " in out for item in items)
+
+
+def test_original_ids_go_in_and_come_out(run, tmp_path):
+    rows = [f"reader-{u},book-{i}" for u, i in interactions()]
+    (tmp_path / "loans.csv").write_text("\n".join(["user,item", *rows]) + "\n")
+    assert run("train", "loans.csv", "--out", "kept", *QUICK)[0] == 0
+    code, out, _ = run("recommend", "kept", "--user", "reader-7", "-k", "3")
+    assert code == 0 and out.count("book-") == 3
+    code, _, err = run("recommend", "kept", "--user", "7")
+    assert code == 2 and "knows no user '7'" in err
+
+
+def test_the_default_folder_is_named_after_the_data(run, tmp_path):
+    write_npy(tmp_path / "tiny")
+    assert run("train", "tiny", *QUICK)[0] == 0
+    assert [path.name[:5] for path in (tmp_path / "runs").iterdir()] == ["tiny-"]
+
+
+def test_help_info_and_schedule(run):
+    code, out, _ = run("--help")
+    assert code == 0 and all(name in out for name in ("train", "evaluate", "recommend", "info"))
+    code, out, _ = run("train", "--help")
+    assert code == 0 and "--device" in out and ".inter" in out
+    code, out, _ = run("info")
+    assert code == 0 and "reference" in out and hdrm.build_info()["torch"] in out
+    code, out, _ = run("info", "--schedule", "demo")
+    assert code == 0 and "ᾱ" in out
+    code, out, _ = run("info", "--preset", "yelp")
+    assert code == 0 and "encoder_lr" in out
+
+
+PAIRS = interactions()
+WITH_NAN = np.where(np.arange(len(PAIRS))[:, None] == 3, np.nan, PAIRS.astype(float))
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "nowhere"], "no data set 'nowhere'"),
+        (["train", "demo", "--device", "cuda:99"], "the device 'cuda:99' does not exist here"),
+        (["train", "demo", "--device", "abacus"], "the device 'abacus' does not exist here"),
+        (["train", "demo", "--device", "meta"], "the device 'meta'"),
+        (["train", "demo", "--dim", "1"], "dim must be at least 2"),
+        (["train", "demo", "--set", "curvature=0"], "curvature must be above 0"),
+        (["train", "demo", "--set", "colour=1"], "unknown setting colour"),
+        (["train", "demo", "--seed", "-1"], "seed must be at least 0"),
+        (["train", "demo", "--dim", "wide"], "not a valid integer"),
+        (["train", "demo", "--out", "occupied"], "occupied is not empty"),
+        (["evaluate", "nowhere"], "nowhere is not a run"),
+        (["evaluate", "occupied"], "holds no model.safetensors"),
+        (["recommend", "nowhere", "--user", "1"], "nowhere is not a run"),
+        (["recommend", "occupied"], "Missing option '--user'"),
+        (["cook"], "No such command 'cook'"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, args, words):
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "thesis.txt").touch()
+    code, _, err = run(*args)
+    assert code == 2 and words in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["occupied", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "words"),
+    [
+        ({"train": None}, "train_list.npy"),
+        ({"train": PAIRS[:0]}, "empty"),
+        ({"test": PAIRS[:0]}, "empty"),
+        ({"train": PAIRS[:, :1]}, "shape"),
+        ({"train": PAIRS.ravel()}, "shape"),
+        ({"train": -PAIRS}, "negative"),
+        ({"valid": WITH_NAN}, "valid_list.npy"),
+        ({"train": PAIRS.astype(object)}, "train_list.npy"),
+        ({"test": PAIRS.astype("U8")}, "test_list.npy"),
+        ({"train": PAIRS + 2**40}, "renumber"),
+    ],
+)
+def test_bad_data_are_one_line_and_no_run(run, tmp_path, replaced, words):
+    folder = write_npy(tmp_path / "tiny", **replaced)
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = run("train", folder, "--out", "kept", *QUICK)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert words in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_users_without_training_items_are_ranked_with_a_note(run, tmp_path):
+    pairs = interactions()
+    folder = write_npy(tmp_path / "tiny", train=pairs[::2][pairs[::2][:, 0] != 5])
+    code, out, _ = run("train", folder, "--out", "kept", *QUICK)
+    assert code == 0 and "1 of 40 users have no training interactions" in out
+    assert run("recommend", "kept", "--user", "5")[0] == 0
+
+
+def test_changed_data_are_not_evaluated(run, tmp_path):
+    folder = write_npy(tmp_path / "tiny")
+    assert run("train", folder, "--out", "kept", *QUICK)[0] == 0
+    np.save(folder / "test_list.npy", interactions()[5::9])
+    code, _, err = run("evaluate", "kept")
+    assert code == 2 and "fingerprint" in err and err.count("\n") == 1
