@@ -44,25 +44,26 @@ class Config:
     noise_min: float = _number(1e-3, 0, open_low=True)
     noise_max: float = _number(0.5, 0, open_low=True)
     growth: float = _number(0.0, 0)  # radial growth δ of the forward noise
-    sampling_steps: int = _number(1, 1)  # T': reverse steps at inference
+    sampling_steps: int = _number(10, 1)  # T': reverse steps at inference
     sampling_noise: bool = False  # add the posterior's variance in reverse steps
     # Both stages
     seed: int = _number(0, 0, 2**31 - 1)
     pairs: str = _choice("users", "users", "interactions")  # what batches are drawn from
     margin: float = _number(0.1, 0)
-    negatives: int = _number(16, 1)  # unseen items drawn per positive; the nearest one counts
     averaging: float = _number(0.99, 0, 1)  # decay of the weights' running average, per step
     eval_every: int = _number(2, 1)  # epochs between validations
-    patience: int = _number(10, 1)  # validations without a better NDCG@20 until a stage stops
+    patience: int = _number(5, 1)  # validations without a better NDCG@20 until a stage stops
     # Stage 1, the encoder: Riemannian SGD
     encoder_epochs: int = _number(50, 0)
     encoder_batch: int = _number(10_000, 1)
+    encoder_negatives: int = _number(16, 1)  # unseen items drawn a row; the nearest one counts
     encoder_lr: float = _number(3e-3, 0, open_low=True)
     encoder_momentum: float = _number(0.95, 0, 1)
     encoder_weight_decay: float = _number(0.005, 0)
     # Stage 2, the diffusion: Adam
-    diffusion_epochs: int = _number(20, 0)
-    diffusion_batch: int = _number(20_000, 1)
+    diffusion_epochs: int = _number(10, 0)
+    diffusion_batch: int = _number(10_000, 1)
+    diffusion_negatives: int = _number(1, 1)
     diffusion_lr: float = _number(1e-3, 0, open_low=True)
     reconstruction: float = _number(0.05, 0, 1)  # α: weight of the reconstruction loss
     folds: int = _number(5, 2)  # parts of the edges, each hidden while it is the positives
@@ -186,8 +187,8 @@ def _checked(name: str, value):
 PRESETS: Mapping[str, Config] = types.MappingProxyType(
     {
         "ml-1m": Config(),
-        "yelp": Config(hidden=(200, 1000), steps=30, reconstruction=0.3),
+        "yelp": Config(hidden=(200, 1000), steps=30, sampling_steps=6, reconstruction=0.3),
         "amazon-book": Config(hidden=(200, 1000), layers=2, reconstruction=0.5),
-        "demo": Config(encoder_epochs=30, diffusion_epochs=6, encoder_batch=2_000),
+        "demo": Config(encoder_epochs=24, encoder_batch=2_000, diffusion_batch=2_000, diffusion_epochs=4),
     }
 )

@@ -16,7 +16,7 @@ from hdrm.model import checkpoint
 from hdrm.model.denoiser import Denoiser, time_embedding
 from hdrm.model.encoder import Encoder, neighbour_mean
 
-CONFIG = Config(dim=9, hidden=(12, 14), steps=6, layers=2)
+CONFIG = Config(dim=9, hidden=(12, 14), steps=6, sampling_steps=1, layers=2)
 NUM_USERS, NUM_ITEMS = 30, 20
 
 

@@ -22,7 +22,8 @@ CONFIG = Config(
     dim=17,
     hidden=(20, 30),
     steps=8,
-    negatives=4,
+    encoder_negatives=4,
+    sampling_steps=2,
     folds=3,
     averaging=0.9,
     encoder_epochs=16,
@@ -105,7 +106,7 @@ def test_the_same_seed_gives_the_same_digits(dataset, trained, tmp_path):
     [
         {"tables": "joint"},
         {"noise": "isotropic", "predict": "eps", "noise_max": 0.05},
-        {"pairs": "interactions", "negatives": 1, "schedule": "cosine", "curvature": 2.0},
+        {"pairs": "interactions", "encoder_negatives": 1, "diffusion_negatives": 3, "schedule": "cosine", "curvature": 2.0},
         {"sampling_steps": 3, "sampling_noise": True, "omega": 0.3, "growth": 0.1},
     ],
 )

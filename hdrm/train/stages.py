@@ -36,7 +36,7 @@ class EncoderStage:
             train,
             model.graph.user_items,
             config.encoder_batch,
-            config.negatives,
+            config.encoder_negatives,
             derive_seed("encoder", config.seed),
             by_user=config.pairs == "users",
         )
@@ -136,7 +136,7 @@ class DiffusionStage:
             self._train[hidden],
             model.graph.user_items,
             config.diffusion_batch,
-            config.negatives,
+            config.diffusion_negatives,
             derive_seed("diffusion", config.seed),
             by_user=config.pairs == "users",
         )
