@@ -20,11 +20,25 @@ constexpr std::int64_t kGrain = 1 << 14;
 
 std::int64_t rows_per_thread(std::int64_t width) { return std::max<std::int64_t>(1, kGrain / width); }
 
+Storage storage_of(const Tensor& tensor) {
+  if (tensor.scalar_type() == ScalarType::BFloat16) return Storage::kBfloat16;
+  if (tensor.scalar_type() == ScalarType::Half) return Storage::kHalf;
+  return Storage::kNative;
+}
+
+// What an op's results look like.
+enum class Result {
+  kRows,          // rows like the inputs, in the dtype of the arithmetic
+  kNumberPerRow,  // one number per row
+  kGradients,     // rows like the last inputs, each in its dtype
+};
+
 // Tensors of shape (..., d+1), or (...) where a row op has one number per row; all other dimensions
-// agree. Everything runs over (rows, width).
+// agree. Everything runs over (rows, width), in double if the first tensor is, else in float, to
+// which tensors of 16 bits are widened.
 template <std::size_t kIn>
 std::vector<Tensor> run_row_kernel(const cpu::RowKernel& kernel, std::array<Tensor, kIn> in,
-                                   bool number_per_row, double c, double margin = 0) {
+                                   Result result, double c, double margin = 0) {
   const Tensor* full = &in[0];
   for (const Tensor& tensor : in) {
     if (tensor.dim() > full->dim()) full = &tensor;
@@ -32,40 +46,36 @@ std::vector<Tensor> run_row_kernel(const cpu::RowKernel& kernel, std::array<Tens
   const std::vector<std::int64_t> sizes(full->sizes().begin(), full->sizes().end());
   STD_TORCH_CHECK(!sizes.empty() && sizes.back() > 0, "hdrm: rows must have at least one element");
   const std::int64_t width = sizes.back(), rows = full->numel() / width;
-  const ScalarType type = full->scalar_type();
-  std::array<std::int64_t, kIn> stride;
+  const bool is_double = in[0].scalar_type() == ScalarType::Double;
+  const ScalarType type = is_double ? ScalarType::Double : ScalarType::Float;
+  cpu::RowArguments arguments{};
+  arguments.width = static_cast<int>(width);
   for (std::size_t k = 0; k < kIn; ++k) {
-    stride[k] = in[k].dim() == full->dim() ? width : 1;
-    STD_TORCH_CHECK(in[k].numel() == rows * stride[k] && in[k].scalar_type() == type,
+    const std::int64_t stride = in[k].dim() == full->dim() ? width : 1;
+    const Storage storage = storage_of(in[k]);
+    STD_TORCH_CHECK(in[k].numel() == rows * stride &&
+                        (in[k].scalar_type() == type || (!is_double && storage != Storage::kNative)),
                     "hdrm: tensors of one op must agree in shape and dtype");
     in[k] = torch::stable::contiguous(in[k]);
+    arguments.in[k] = {const_cast<void*>(in[k].const_data_ptr()), stride, storage};
   }
+  const bool numbers = result == Result::kNumberPerRow;
+  const torch::headeronly::IntHeaderOnlyArrayRef shape(sizes.data(), sizes.size() - numbers);
   std::vector<Tensor> out;
-  const torch::headeronly::IntHeaderOnlyArrayRef shape(sizes.data(),
-                                                       sizes.size() - (number_per_row ? 1 : 0));
-  for (int k = 0; k < kernel.num_out; ++k) out.push_back(torch::stable::new_empty(in[0], shape));
-
-  by_type(in[0], [&]<class T>(T) {
-    cpu::RowArguments<T> arguments{};
-    arguments.width = static_cast<int>(width);
-    for (std::size_t k = 0; k < kIn; ++k) {
-      arguments.in[k] = static_cast<const T*>(in[k].const_data_ptr());
-      arguments.in_stride[k] = stride[k];
-    }
-    for (int k = 0; k < kernel.num_out; ++k) {
-      arguments.out[k] = static_cast<T*>(out[k].mutable_data_ptr());
-      arguments.out_stride[k] = number_per_row ? 1 : width;
-    }
+  for (int k = 0; k < kernel.num_out; ++k) {
+    const bool like_input = result == Result::kGradients;
+    const ScalarType out_type = like_input ? in[kIn - kernel.num_out + k].scalar_type() : type;
+    out.push_back(torch::stable::new_empty(in[0], shape, out_type));
+    arguments.out[k] = {out[k].mutable_data_ptr(), numbers ? 1 : width, storage_of(out[k])};
+  }
+  const auto run = [&]<class T>(cpu::RowLoop<T> loop) {
     const Space<T> space(c, margin);
-    const auto loop = [&] {
-      if constexpr (std::is_same_v<T, float>) return kernel.f32;
-      else return kernel.f64;
-    }();
     torch::stable::parallel_for(0, rows, rows_per_thread(width),
                                 [&](std::int64_t begin, std::int64_t end) {
                                   loop(arguments, space, begin, end);
                                 });
-  });
+  };
+  is_double ? run(kernel.f64) : run(kernel.f32);
   return out;
 }
 
@@ -84,25 +94,27 @@ auto results(std::vector<Tensor>&& out) {
   }
 }
 
-template <const cpu::RowKernel& kernel, int kOut, bool kNumberPerRow, class Inputs>
+template <const cpu::RowKernel& kernel, int kOut, Result kResult, class Inputs>
 struct RowOp;
 
-template <const cpu::RowKernel& kernel, int kOut, bool kNumberPerRow, std::size_t... I>
-struct RowOp<kernel, kOut, kNumberPerRow, std::index_sequence<I...>> {
+template <const cpu::RowKernel& kernel, int kOut, Result kResult, std::size_t... I>
+struct RowOp<kernel, kOut, kResult, std::index_sequence<I...>> {
   static auto call(Row<I>... rows, double c) {
     return results<kOut>(
-        run_row_kernel<sizeof...(I)>(kernel, {rows...}, kNumberPerRow, c));
+        run_row_kernel<sizeof...(I)>(kernel, {rows...}, kResult, c));
   }
   static auto call_with_margin(Row<I>... rows, double margin, double c) {
     return results<kOut>(
-        run_row_kernel<sizeof...(I)>(kernel, {rows...}, kNumberPerRow, c, margin));
+        run_row_kernel<sizeof...(I)>(kernel, {rows...}, kResult, c, margin));
   }
 };
 
-#define HDRM_ROWS(name, in, out) \
-  m.impl(#name, TORCH_BOX((&RowOp<cpu::name, out, false, std::make_index_sequence<in>>::call)))
-#define HDRM_NUMBERS(name, in) \
-  m.impl(#name, TORCH_BOX((&RowOp<cpu::name, 1, true, std::make_index_sequence<in>>::call)))
+#define HDRM_ROW_OP(name, in, out, result, call)                       \
+  m.impl(#name, TORCH_BOX((&RowOp<cpu::name, out, Result::result,     \
+                                  std::make_index_sequence<in>>::call)))
+#define HDRM_ROWS(name, in) HDRM_ROW_OP(name, in, 1, kRows, call)
+#define HDRM_NUMBERS(name, in) HDRM_ROW_OP(name, in, 1, kNumberPerRow, call)
+#define HDRM_GRADIENTS(name, in, out) HDRM_ROW_OP(name, in, out, kGradients, call)
 
 // Message passing ---------------------------------------------------------------------------------
 
@@ -176,8 +188,8 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
   const Tensor distance = torch::stable::new_empty(users, {num_users, k});
   const Tensor index = torch::stable::new_empty(users, {num_users, k}, ScalarType::Long);
   // x0·y0 − xs·ys as one product: the users' time coordinate changes its sign, the result too.
-  const Tensor flipped = run_row_kernel<1>(cpu::project, {users}, false, c)[0];
-  const Tensor lifted = run_row_kernel<1>(cpu::project, {items}, false, c)[0];
+  const Tensor flipped = run_row_kernel<1>(cpu::project, {users}, Result::kRows, c)[0];
+  const Tensor lifted = run_row_kernel<1>(cpu::project, {items}, Result::kRows, c)[0];
   const Tensor columns = torch::stable::transpose(lifted, 0, 1);
   const Tensor time = torch::stable::contiguous(torch::stable::select(lifted, 1, 0));
   by_type(users, [&]<class T>(T) {
@@ -275,34 +287,30 @@ STABLE_TORCH_LIBRARY_IMPL(hdrm, CPU, m) {
   m.impl("sample_negatives", TORCH_BOX(&sample_negatives));
   m.impl("riemannian_sgd_step_", TORCH_BOX(&riemannian_sgd_step));
   m.impl("riemannian_adam_step_", TORCH_BOX(&riemannian_adam_step));
-  HDRM_ROWS(expmap0, 1, 1);
-  HDRM_ROWS(expmap0_backward, 2, 1);
-  HDRM_ROWS(logmap0, 1, 1);
-  HDRM_ROWS(logmap0_backward, 2, 1);
-  HDRM_ROWS(project, 1, 1);
-  HDRM_ROWS(project_backward, 2, 1);
-  HDRM_ROWS(project_tangent, 2, 1);
-  HDRM_ROWS(project_tangent_backward, 3, 2);
-  HDRM_ROWS(expmap, 2, 1);
-  HDRM_ROWS(expmap_backward, 3, 2);
-  HDRM_ROWS(logmap, 2, 1);
-  HDRM_ROWS(logmap_backward, 3, 2);
-  HDRM_ROWS(transport, 3, 1);
-  HDRM_ROWS(transport_backward, 4, 3);
-  HDRM_ROWS(egrad2rgrad, 2, 1);
-  HDRM_ROWS(egrad2rgrad_backward, 3, 2);
+  HDRM_ROWS(expmap0, 1);
+  HDRM_GRADIENTS(expmap0_backward, 2, 1);
+  HDRM_ROWS(logmap0, 1);
+  HDRM_GRADIENTS(logmap0_backward, 2, 1);
+  HDRM_ROWS(project, 1);
+  HDRM_GRADIENTS(project_backward, 2, 1);
+  HDRM_ROWS(project_tangent, 2);
+  HDRM_GRADIENTS(project_tangent_backward, 3, 2);
+  HDRM_ROWS(expmap, 2);
+  HDRM_GRADIENTS(expmap_backward, 3, 2);
+  HDRM_ROWS(logmap, 2);
+  HDRM_GRADIENTS(logmap_backward, 3, 2);
+  HDRM_ROWS(transport, 3);
+  HDRM_GRADIENTS(transport_backward, 4, 3);
+  HDRM_ROWS(egrad2rgrad, 2);
+  HDRM_GRADIENTS(egrad2rgrad_backward, 3, 2);
   HDRM_NUMBERS(distance, 2);
-  HDRM_ROWS(distance_backward, 3, 2);
+  HDRM_GRADIENTS(distance_backward, 3, 2);
   HDRM_NUMBERS(sqdist, 2);
-  HDRM_ROWS(sqdist_backward, 3, 2);
+  HDRM_GRADIENTS(sqdist_backward, 3, 2);
   HDRM_NUMBERS(sqdist0, 2);
-  HDRM_ROWS(sqdist0_backward, 3, 2);
-  m.impl("margin_ranking",
-         TORCH_BOX((&RowOp<cpu::margin_ranking, 1, true,
-                           std::make_index_sequence<3>>::call_with_margin)));
-  m.impl("margin_ranking_backward",
-         TORCH_BOX((&RowOp<cpu::margin_ranking_backward, 3, false,
-                           std::make_index_sequence<4>>::call_with_margin)));
+  HDRM_GRADIENTS(sqdist0_backward, 3, 2);
+  HDRM_ROW_OP(margin_ranking, 3, 1, kNumberPerRow, call_with_margin);
+  HDRM_ROW_OP(margin_ranking_backward, 4, 3, kGradients, call_with_margin);
 }
 
 }  // namespace

@@ -56,7 +56,7 @@ def cli() -> None:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
 @click.option("--dim", type=int, help="Width of the embeddings.")
 @click.option("--epochs", type=int, help="Upper limit of epochs of each stage.")
-@click.option("--seed", type=int, help="Of weights, batches, noise and random splits.")
+@click.option("--seed", type=int, help="Of weights, batches and noise; the data stay the same.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; "
               "repeat as needed. `hdrm info --preset NAME` lists them.")  # fmt: skip
 def train(dataset, preset, out, device, dim, epochs, seed, assignments) -> int:
@@ -79,12 +79,10 @@ def train(dataset, preset, out, device, dim, epochs, seed, assignments) -> int:
     if epochs is not None:
         changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
     config = PRESETS[preset or preset_for(Path(dataset).name)].replace(**changes)
-    interactions = data.load(dataset, seed=config.seed)
+    interactions = data.load(dataset)
     out = out or runs.default_folder(interactions.name)
     bars = report.Bars(console)
-    trainer = Trainer(
-        interactions, config, out, source=dataset, device=device, observer=bars
-    )
+    trainer = Trainer(interactions, config, out, source=dataset, device=device, observer=bars)
     report.print_dataset(console, interactions)
     try:
         result = trainer.fit()

@@ -65,6 +65,7 @@ class Config:
     diffusion_batch: int = _number(10_000, 1)
     diffusion_negatives: int = _number(1, 1)
     diffusion_lr: float = _number(1e-3, 0, open_low=True)
+    step_sampling: str = _choice("uniform", "uniform", "importance")  # how training draws t
     reconstruction: float = _number(0.05, 0, 1)  # α: weight of the reconstruction loss
     folds: int = _number(5, 2)  # parts of the edges, each hidden while it is the positives
     tables: str = _choice("frozen", "frozen", "joint")  # joint: stage 2 trains the table too
@@ -105,6 +106,7 @@ class Config:
 
 _TYPES = typing.get_type_hints(Config)
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
 
 def preset_for(dataset: str) -> str:
     """The preset that trains a data set of this name unless another is asked for."""
@@ -189,6 +191,8 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
         "ml-1m": Config(),
         "yelp": Config(hidden=(200, 1000), steps=30, sampling_steps=6, reconstruction=0.3),
         "amazon-book": Config(hidden=(200, 1000), layers=2, reconstruction=0.5),
-        "demo": Config(encoder_epochs=24, encoder_batch=2_000, diffusion_batch=2_000, diffusion_epochs=4),
+        "demo": Config(
+            encoder_epochs=24, encoder_batch=2_000, diffusion_batch=2_000, diffusion_epochs=4
+        ),
     }
 )

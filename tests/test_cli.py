@@ -80,6 +80,14 @@ def test_the_default_folder_is_named_after_the_data(run, tmp_path):
     assert [path.name[:5] for path in (tmp_path / "runs").iterdir()] == ["tiny-"]
 
 
+def test_a_run_is_evaluated_from_another_folder(run, tmp_path, monkeypatch):
+    write_npy(tmp_path / "tiny")
+    assert run("train", "tiny", "--out", "kept", *QUICK)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("evaluate", "../kept")[0] == 0
+
+
 def test_help_info_and_schedule(run):
     code, out, _ = run("--help")
     assert code == 0 and all(name in out for name in ("train", "evaluate", "recommend", "info"))
@@ -108,6 +116,7 @@ WITH_NAN = np.where(np.arange(len(PAIRS))[:, None] == 3, np.nan, PAIRS.astype(fl
         (["train", "demo", "--set", "curvature=0"], "curvature must be above 0"),
         (["train", "demo", "--set", "colour=1"], "unknown setting colour"),
         (["train", "demo", "--seed", "-1"], "seed must be at least 0"),
+        (["train", "demo", "--epochs", "-1"], "encoder_epochs must be at least 0"),
         (["train", "demo", "--dim", "wide"], "not a valid integer"),
         (["train", "demo", "--out", "occupied"], "occupied is not empty"),
         (["evaluate", "nowhere"], "nowhere is not a run"),

@@ -11,6 +11,7 @@ import torch
 
 from hdrm.config import Config
 from hdrm.model.diffusion import SCHEDULES, Diffusion, betas
+from hdrm.train.step_sampling import HISTORY, StepSampler
 
 LOW, HIGH, SCALE = 1e-3, 0.5, 0.8
 
@@ -62,7 +63,9 @@ def test_reverse_step_is_bayes_rule(schedule):
     for step in range(1, 12):
         beta, before = float(diffusion.beta[step]), float(diffusion.alpha_bar[step - 1])
         precision = (1 - beta) / beta + 1 / (1 - before)
-        mean = (math.sqrt(1 - beta) / beta * z_t + math.sqrt(before) / (1 - before) * x0) / precision
+        mean = (
+            math.sqrt(1 - beta) / beta * z_t + math.sqrt(before) / (1 - before) * x0
+        ) / precision
         torch.testing.assert_close(diffusion.reverse_step(x0, z_t, step), mean)
         spread = torch.ones_like(x0)
         moved = diffusion.reverse_step(x0, z_t, step, spread) - mean
@@ -125,3 +128,42 @@ def test_the_default_schedule_is_not():
 def test_bad_schedules_are_refused(schedule, steps, high, message):
     with pytest.raises(ValueError, match=message):
         betas(schedule, steps, 1.0, LOW, high)
+
+
+class TestStepSampling:
+    """Importance sampling of t: probabilities by hand, unbiased weights, a pure function of seeds."""
+
+    def test_uniform_until_all_steps_are_known(self):
+        sampler = StepSampler(4, importance=True)
+        for _ in range(HISTORY):
+            assert torch.equal(sampler.probabilities(), torch.full((4,), 0.25).double())
+            sampler.record(torch.tensor([0, 1, 2, 2]), torch.tensor([1.0, 2.0, 2.0, 4.0]))
+        assert torch.equal(sampler.probabilities(), torch.full((4,), 0.25).double())
+        for _ in range(HISTORY):
+            sampler.record(torch.tensor([3]), torch.tensor([4.0]))
+        expected = 0.999 * torch.tensor([1.0, 2.0, 3.0, 4.0]).double() / 10 + 0.001 / 4
+        torch.testing.assert_close(sampler.probabilities(), expected)
+
+    def test_old_losses_are_forgotten(self):
+        sampler = StepSampler(2, importance=True)
+        for loss in [100.0] * HISTORY + [1.0] * HISTORY:
+            sampler.record(torch.tensor([0, 1]), torch.tensor([loss, 1.0]))
+        torch.testing.assert_close(sampler.probabilities(), torch.full((2,), 0.5).double())
+
+    def test_weights_leave_the_expectation_unchanged(self):
+        sampler = StepSampler(3, importance=True)
+        losses = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+        for _ in range(HISTORY):
+            sampler.record(torch.arange(3), losses)
+        t, weight = sampler.draw(200_000, seed=1)
+        assert (weight * losses[t]).mean().item() == pytest.approx(losses.mean().item(), rel=0.01)
+        share = torch.bincount(t).double() / len(t)
+        torch.testing.assert_close(share, sampler.probabilities(), rtol=0.05, atol=1e-3)
+        assert torch.equal(sampler.draw(9, seed=2)[0], sampler.draw(9, seed=2)[0])
+
+    def test_uniform_by_default(self):
+        sampler = StepSampler(3, importance=False)
+        for _ in range(HISTORY):
+            sampler.record(torch.arange(3), torch.tensor([0.1, 1.0, 5.0]))
+        t, weight = sampler.draw(30_000, seed=1)
+        assert (weight == 1).all() and torch.bincount(t).min() > 9_500

@@ -147,3 +147,11 @@ def test_quiet_hinge_has_no_gradient(backend):
     with ops.use_backend(backend):
         loss = ops.margin_ranking_loss(u, u.detach(), far, 0.0)
     assert loss == 0 and (torch.autograd.grad(loss, u)[0] == 0).all()
+
+
+@by_backend
+def test_nan_is_not_mistaken_for_a_quiet_hinge(backend):
+    u, pos, neg = (tangents(3, 5, seed=k) for k in range(3))
+    u[1] = torch.nan
+    with ops.use_backend(backend):
+        assert ops.margin_ranking_loss(u, pos, neg, 0.1).isnan()

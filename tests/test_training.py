@@ -32,6 +32,7 @@ CONFIG = Config(
     diffusion_epochs=4,
     diffusion_batch=600,
     eval_every=2,
+    patience=8,
 )
 NUM_USERS, NUM_ITEMS = 160, 100
 
@@ -106,8 +107,15 @@ def test_the_same_seed_gives_the_same_digits(dataset, trained, tmp_path):
     [
         {"tables": "joint"},
         {"noise": "isotropic", "predict": "eps", "noise_max": 0.05},
-        {"pairs": "interactions", "encoder_negatives": 1, "diffusion_negatives": 3, "schedule": "cosine", "curvature": 2.0},
+        {
+            "pairs": "interactions",
+            "encoder_negatives": 1,
+            "diffusion_negatives": 3,
+            "schedule": "cosine",
+            "curvature": 2.0,
+        },
         {"sampling_steps": 3, "sampling_noise": True, "omega": 0.3, "growth": 0.1},
+        {"step_sampling": "importance", "steps": 4, "sampling_steps": 4},
     ],
 )
 def test_the_options_train(dataset, tmp_path, changes):
@@ -176,7 +184,7 @@ def test_an_interrupted_run_is_usable(dataset, tmp_path, at):
 def test_an_infinite_loss_ends_the_run_and_leaves_nothing(dataset, tmp_path):
     config = CONFIG.replace(encoder_lr=1e30)
     with pytest.raises(RuntimeError, match="lower encoder_lr"):
-        train(dataset, tmp_path / "run", config)
+        train(dataset, tmp_path / "runs" / "a", config)
     assert not any(tmp_path.iterdir())
 
 

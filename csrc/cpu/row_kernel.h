@@ -4,24 +4,31 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
+#include <vector>
 
 #include "cpu/clones.h"
 #include "rows/math.h"
+#include "rows/storage.h"
 
 namespace hdrm::cpu {
 
 inline constexpr int kMaxRows = 4;  // tensors on either side of a row op
 
-template <class T>
+// A table: where its rows are and, for an op that computes in float, how they are stored.
+struct Table {
+  void* data;
+  std::int64_t stride;  // elements from row to row: the width, or 1 for a number per row
+  Storage storage;
+};
+
 struct RowArguments {
-  const T* in[kMaxRows];
-  T* out[kMaxRows];
-  std::int64_t in_stride[kMaxRows], out_stride[kMaxRows];  // from row to row: the width, or 1
+  Table in[kMaxRows], out[kMaxRows];
   int width;
 };
 
 template <class T>
-using RowLoop = void (*)(const RowArguments<T>&, const Space<T>&, std::int64_t begin,
+using RowLoop = void (*)(const RowArguments&, const Space<T>&, std::int64_t begin,
                          std::int64_t end);
 
 // A row op as the binding sees it.
@@ -31,21 +38,74 @@ struct RowKernel {
   int num_in, num_out;
 };
 
+constexpr int kBlock = 16;  // rows whose scalars are computed at once
+
+// A block's rows of one table as T. Rows of 16 bits go through a buffer that stays in cache; others
+// are used where they are.
+template <class T>
+class BlockRows {
+ public:
+  BlockRows(const Table& table, int width)
+      : table_(table), buffer_(table.storage == Storage::kNative ? 0 : kBlock * width) {}
+
+  HDRM_FN T* row(std::int64_t first, int j) {
+    if (buffer_.empty()) return static_cast<T*>(table_.data) + (first + j) * table_.stride;
+    return buffer_.data() + j * table_.stride;
+  }
+
+  HDRM_FN void load(std::int64_t first, int count) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (buffer_.empty()) return;
+      const auto* bits = static_cast<const std::uint16_t*>(table_.data) + first * table_.stride;
+      float* to = buffer_.data();
+      const auto size = count * table_.stride;
+      if (table_.storage == Storage::kBfloat16) {
+        for (std::int64_t i = 0; i < size; ++i) to[i] = widen_bfloat16(bits[i]);
+      } else {
+        for (std::int64_t i = 0; i < size; ++i) to[i] = widen_half(bits[i]);
+      }
+    }
+  }
+
+  HDRM_FN void store(std::int64_t first, int count) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (buffer_.empty()) return;
+      auto* bits = static_cast<std::uint16_t*>(table_.data) + first * table_.stride;
+      const float* from = buffer_.data();
+      const auto size = count * table_.stride;
+      if (table_.storage == Storage::kBfloat16) {
+        for (std::int64_t i = 0; i < size; ++i) bits[i] = to_bfloat16(from[i]);
+      } else {
+        for (std::int64_t i = 0; i < size; ++i) bits[i] = to_half(from[i]);
+      }
+    }
+  }
+
+ private:
+  const Table table_;
+  std::vector<T> buffer_;
+};
+
 // Runs rows begin … end−1. Sums and scalars of a block of rows are kept side by side, so that the
 // transcendental functions are evaluated for several rows at once.
 template <class Op, class T>
-HDRM_FN void run_rows(const RowArguments<T>& args, const Space<T>& space, std::int64_t begin,
+HDRM_FN void run_rows(const RowArguments& args, const Space<T>& space, std::int64_t begin,
                       std::int64_t end) {
-  constexpr int kBlock = 16;
   const Serial team;
   typename Op::State state[kBlock] = {};
+  std::vector<BlockRows<T>> tables;
+  for (int k = 0; k < Op::kIn; ++k) tables.emplace_back(args.in[k], args.width);
+  for (int k = 0; k < Op::kOut; ++k) tables.emplace_back(args.out[k], args.width);
   const T* in[kBlock][Op::kIn];
   T* out[kBlock][Op::kOut];
   for (std::int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(std::min<std::int64_t>(kBlock, end - first));
-    for (int j = 0; j < count; ++j) {
-      for (int k = 0; k < Op::kIn; ++k) in[j][k] = args.in[k] + (first + j) * args.in_stride[k];
-      for (int k = 0; k < Op::kOut; ++k) out[j][k] = args.out[k] + (first + j) * args.out_stride[k];
+    for (int k = 0; k < Op::kIn; ++k) {
+      tables[k].load(first, count);
+      for (int j = 0; j < count; ++j) in[j][k] = tables[k].row(first, j);
+    }
+    for (int k = 0; k < Op::kOut; ++k) {
+      for (int j = 0; j < count; ++j) out[j][k] = tables[Op::kIn + k].row(first, j);
     }
     const auto pass = [&]<int p>() __attribute__((always_inline)) {
       if constexpr (p < Op::kPasses) {
@@ -59,22 +119,22 @@ HDRM_FN void run_rows(const RowArguments<T>& args, const Space<T>& space, std::i
     pass.template operator()<0>();
     pass.template operator()<1>();
     pass.template operator()<2>();
-    pass.template operator()<3>();
     for (int j = 0; j < count; ++j) {
       Op::store(team, space, in[j], out[j], args.width, state[j]);
     }
+    for (int k = 0; k < Op::kOut; ++k) tables[Op::kIn + k].store(first, count);
   }
 }
 
 // Defines `const RowKernel name`. A function of its own for each type, since clones are not made of
 // templates.
 #define HDRM_ROW_KERNEL(name, ...)                                                             \
-  HDRM_CLONES static void name##_f32(const RowArguments<float>& a, const Space<float>& s,      \
+  HDRM_CLONES static void name##_f32(const RowArguments& a, const Space<float>& s,      \
                                      std::int64_t begin, std::int64_t end) {                   \
     using T = float;                                                                           \
     run_rows<__VA_ARGS__, T>(a, s, begin, end);                                                \
   }                                                                                            \
-  HDRM_CLONES static void name##_f64(const RowArguments<double>& a, const Space<double>& s,    \
+  HDRM_CLONES static void name##_f64(const RowArguments& a, const Space<double>& s,    \
                                      std::int64_t begin, std::int64_t end) {                   \
     using T = double;                                                                          \
     run_rows<__VA_ARGS__, T>(a, s, begin, end);                                                \

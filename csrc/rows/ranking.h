@@ -35,7 +35,8 @@ struct MarginRanking {
     } else {
       s.pos.solve_tangents(k);
       s.neg.solve_tangents(k);
-      s.hinge = largest(s.pos.squared(k) - s.neg.squared(k) + k.margin, T(0));
+      const T excess = s.pos.squared(k) - s.neg.squared(k) + k.margin;
+      s.hinge = excess <= 0 ? T(0) : excess;  // NaN stays NaN
     }
   }
   template <class Team>
@@ -62,7 +63,7 @@ struct MarginRankingBackward {
   static HDRM_FN void solve(const Space<T>& k, State& s) {
     MarginRanking<T>::template solve<pass>(k, s.f);
     if constexpr (pass == 1) {
-      const T active = s.f.hinge > 0 ? 4 * k.K * s.of_pos : T(0);
+      const T active = s.f.hinge == 0 ? T(0) : 4 * k.K * s.of_pos;
       s.of_pos = active * arc(s.f.pos.w);
       s.of_neg = -active * arc(s.f.neg.w);
     }

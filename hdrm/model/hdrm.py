@@ -129,9 +129,7 @@ class HDRM(nn.Module):
         Each denoiser is conditioned on the other's clean input.
         """
         predicted = []
-        for k, (name, z0, known) in enumerate(
-            zip(DENOISERS, (user, history), (history, user))
-        ):
+        for k, (name, z0, known) in enumerate(zip(DENOISERS, (user, history), (history, user))):
             z_t = self.diffusion.add_noise(z0, t, self.statistics(name), seed=seed + k)
             predicted.append(self._predict(name, z_t, t, known))
         return predicted[0], predicted[1]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .. import native
+from . import checks, radial
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 
@@ -122,11 +123,21 @@ def _recording() -> Iterator[None]:
         yield
 
 
-def _as_new(result):
-    """Reference results as fresh contiguous tensors, as the fake promises."""
-    if isinstance(result, tuple):
-        return tuple(r.contiguous() for r in result)
-    return None if result is None else result.contiguous()
+def _is_floating(arg) -> bool:
+    return isinstance(arg, Tensor) and arg.is_floating_point()
+
+
+def _float64(arg):
+    return arg.double() if _is_floating(arg) else arg
+
+
+def _like(results, promised):
+    """Results in the dtypes that the fake promises, contiguous."""
+    if promised is None:
+        return None
+    if isinstance(promised, tuple):
+        return tuple(_like(result, promise) for result, promise in zip(results, promised))
+    return results.to(promised.dtype).contiguous()
 
 
 def define(
@@ -136,6 +147,7 @@ def define(
     reference: Callable,
     fake: Callable,
     differentiable: Sequence[int] = (),
+    widen: bool = True,
 ) -> None:
     """Declare an op: schema, reference, fake and, if it has one, its gradient.
 
@@ -149,8 +161,10 @@ def define(
             results, then all arguments, and returns one gradient for each of these positions.
             Its reference is autograd through ``reference``, so no formula of ours takes part.
             Compiled backends register the op and its backward under these names.
+        widen: the reference computes in float64, whatever the dtypes of the arguments, and its
+            results are rounded once to the fake's. An oracle should not need tolerances.
     """
-    _declare(name, schema, reference, fake)
+    _declare(name, schema, reference, fake, widen)
     if not differentiable:
         return
     arguments, results = schema.split("->")
@@ -179,14 +193,25 @@ def define(
         found = tuple(inputs[i].new_empty(inputs[i].shape) for i in differentiable)
         return found if len(found) > 1 else found[0]
 
-    _declare(f"{name}_backward", backward_schema, backward_reference, backward_fake)
+    _declare(f"{name}_backward", backward_schema, backward_reference, backward_fake, widen)
     for namespace in _LIBRARIES:
         _register_gradient(namespace, name, differentiable)
 
 
-def _declare(name: str, schema: str, reference: Callable, fake: Callable) -> None:
+def _declare(
+    name: str, schema: str, reference: Callable, fake: Callable, widen: bool
+) -> None:
+    mutated = [i for i, argument in enumerate(schema.split("->")[0].split(",")) if "!" in argument]
+
     def implementation(*args):
-        return _as_new(reference(*args))
+        wide = [_float64(arg) for arg in args] if widen else args
+        dtype = next((arg.dtype for arg in args if _is_floating(arg)), torch.float64)
+        with radial.range_of(checks.arithmetic(dtype)):
+            results = reference(*wide)
+        for i in mutated:
+            if args[i] is not wide[i]:
+                args[i].copy_(wide[i])
+        return _like(results, fake(*args))
 
     for namespace, library in _LIBRARIES.items():
         library.define(f"{name}{schema}")

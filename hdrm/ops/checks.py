@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64)
+STORAGE = (torch.bfloat16, torch.float16)  # of tangent vectors, beside DTYPES
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that kernels compute in, and of the points and numbers they return."""
+    return torch.float32 if dtype in STORAGE else dtype
 
 
 def curvature(c: float) -> float:
@@ -24,14 +30,24 @@ def curvature(c: float) -> float:
     return float(c)
 
 
-def rows(op: str, **tensors: Tensor) -> list[Tensor]:
-    """The tensors broadcast to one shape (..., d+1), all of one device and dtype."""
+def rows(op: str, *, storage: bool = False, **tensors: Tensor) -> list[Tensor]:
+    """The tensors broadcast to one shape (..., d+1), all of one device and dtype.
+
+    storage: they are tangent vectors, which may be kept in 16 bits.
+    """
     found = list(tensors.items())
     first_name, first = found[0]
     for name, tensor in found:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype in STORAGE and not storage:
+            raise TypeError(
+                f"{op}: {name} must be float32 or float64, got {tensor.dtype}. 16 bits cannot "
+                f"hold a point: from a radius of about {3.5 if tensor.dtype == torch.bfloat16 else 4.5} "
+                f"on, -x0^2 + |xs|^2 is rounding, not -1/c. Keep tangent vectors in 16 bits "
+                f"(logmap0, expmap0) and points in float32"
+            )
+        if tensor.dtype not in DTYPES + STORAGE:
             raise TypeError(
                 f"{op}: {name} must be float32 or float64, got {tensor.dtype}; convert it with "
                 f".float()"
@@ -69,9 +85,10 @@ def same_as(op: str, first_name: str, first: Tensor, name: str, tensor: Tensor) 
         )
 
 
-def table(op: str, **tensors: Tensor) -> None:
+def table(op: str, *, storage: bool = False, **tensors: Tensor) -> None:
     """Refuse what is not a floating point matrix (n, d+1)."""
-    rows(op, **{name: tensor[:0] if tensor.dim() else tensor for name, tensor in tensors.items()})
+    heads = {name: tensor[:0] if tensor.dim() else tensor for name, tensor in tensors.items()}
+    rows(op, storage=storage, **heads)
     for name, tensor in tensors.items():
         if tensor.dim() != 2:
             raise ValueError(

@@ -57,10 +57,10 @@ def sqdist0(u: Tensor, v: Tensor, *, c: float = 1.0) -> Tensor:
 
     so that no point is formed and no radius is recovered from a large coordinate. Arguments and
     errors as :func:`distance`; u and v are tangent vectors at the origin, their time coordinates
-    are ignored.
+    are ignored. They may also be bfloat16 or float16; the result is then float32.
     """
     c = checks.curvature(c)
-    u, v = checks.rows("sqdist0", u=u, v=v)
+    u, v = checks.rows("sqdist0", storage=True, u=u, v=v)
     return backend.call("sqdist0", u, v, c)
 
 
@@ -92,7 +92,7 @@ def half_sinh2(x: Tensor, y: Tensor, c: float) -> Tensor:
 def _half_sinh2_tangent(u: Tensor, v: Tensor, c: float) -> Tensor:
     us, vs = spatial(u), spatial(v)
     uu, vv = dot(us, us), dot(vs, vs)
-    limit = rho_max(u.dtype, c)
+    limit = rho_max(c)
     radial = dot(us - vs, us + vs) / nonzero(norm_of(uu) + norm_of(vv))
     half = radial * radial * (c / 4)
     su, sv = sinhc(uu * c, limit), sinhc(vv * c, limit)
@@ -117,7 +117,7 @@ def _sqdist0(u: Tensor, v: Tensor, c: float) -> Tensor:
 
 
 def _fake(x: Tensor, y: Tensor, c: float) -> Tensor:
-    return x.new_empty(x.shape[:-1])
+    return x.new_empty(x.shape[:-1], dtype=checks.arithmetic(x.dtype))
 
 
 for _name, _reference in (("distance", _distance), ("sqdist", _sqdist)):

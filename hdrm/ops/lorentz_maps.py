@@ -6,8 +6,9 @@ that reads a point reads xs and recomputes x0 = √(K + |xs|²), so the gradient
 time coordinate is 0 and drift off the hyperboloid cannot grow.
 
 All functions here take rows of shape (..., d+1), float32 or float64, on one device, and broadcast
-their arguments. They raise TypeError for other dtypes and ValueError for widths, shapes, devices
-or a curvature that do not fit.
+their arguments; expmap0 also takes tangent vectors in bfloat16 or float16 and returns float32 points.
+They raise TypeError for other dtypes and ValueError for widths, shapes, devices or a curvature that
+do not fit.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def expmap0(u: Tensor, *, c: float = 1.0) -> Tensor:
     Gradient: g_us = s·g + us·(h·(us·g)/K + g0·s/r), s = sinhθ/θ, h = (θcoshθ − sinhθ)/θ³.
     """
     c = checks.curvature(c)
-    (u,) = checks.rows("expmap0", u=u)
+    (u,) = checks.rows("expmap0", storage=True, u=u)
     return backend.call("expmap0", u, c)
 
 
@@ -98,7 +99,7 @@ def egrad2rgrad(x: Tensor, g: Tensor, *, c: float = 1.0) -> Tensor:
 
 def _expmap0(u: Tensor, c: float) -> Tensor:
     us = spatial(u)
-    return lift(sinhc(dot(us, us) * c, rho_max(u.dtype, c)) * us, c)
+    return lift(sinhc(dot(us, us) * c, rho_max(c)) * us, c)
 
 
 def _logmap0(x: Tensor, c: float) -> Tensor:
@@ -123,7 +124,7 @@ def _expmap(x: Tensor, v: Tensor, c: float) -> Tensor:
     tau, rest = across(vs, xs)
     xx = dot(xs, xs)
     q = c * dot(rest, rest) + tau * (tau * (xx / (1 / c + xx)))
-    limit = rho_max(x.dtype, c)
+    limit = rho_max(c)
     capped = q.clamp(max=limit**2)
     half = sinhc(capped / 4, limit)
     return lift(xs + (capped / 2 * half * half) * xs + sinhc(q, limit) * vs, c)
@@ -153,7 +154,7 @@ def _egrad2rgrad(x: Tensor, g: Tensor, c: float) -> Tensor:
 
 
 def _fake(x: Tensor, *rest) -> Tensor:
-    return x.new_empty(x.shape)
+    return x.new_empty(x.shape, dtype=checks.arithmetic(x.dtype))
 
 
 for _name, _reference, _arguments in (

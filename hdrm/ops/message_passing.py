@@ -39,7 +39,8 @@ def propagate(
 
     Args:
         x: one row per node, users first (U + I, d+1): points of the hyperboloid with
-            space="lorentz", tangent vectors at the origin with "tangent".
+            space="lorentz", tangent vectors at the origin with "tangent". The latter may have 16
+            bits: they are widened to float32, and the result is rounded back.
         graph: the bipartite graph, on x's device.
         num_layers: L ≥ 1.
         c: the curvature is −c (used with space="lorentz").
@@ -54,7 +55,8 @@ def propagate(
         TypeError, ValueError: shapes, dtypes, devices or options do not fit, or c ≤ 0.
     """
     c = checks.curvature(c)
-    checks.table("propagate", x=x)
+    lorentz = _option("space", space, "tangent", "lorentz")
+    checks.table("propagate", storage=not lorentz, x=x)
     if not isinstance(graph, BipartiteGraph):
         raise TypeError(
             f"propagate: graph must be a BipartiteGraph, got {type(graph).__name__}; "
@@ -71,12 +73,12 @@ def propagate(
         )
     if num_layers < 1:
         raise ValueError(f"propagate: num_layers must be at least 1, got {num_layers}")
-    lorentz = _option("space", space, "tangent", "lorentz")
     symmetric = _option("normalization", normalization, "row", "symmetric")
     mean = _option("combine", combine, "sum", "mean")
+    dtype, x = x.dtype, x.to(checks.arithmetic(x.dtype))
     return backend.call(
         "propagate", x, graph.rowptr, graph.col, num_layers, c, lorentz, symmetric, mean
-    )
+    ).to(dtype)
 
 
 def _option(name: str, value: str, off: str, on: str) -> bool:

@@ -32,7 +32,8 @@ def directional_noise(
     """Noise z0 to step t with directional noise; see the module's formula.
 
     Args:
-        z0: tangent vectors at the origin (B, d+1), float32 or float64.
+        z0: tangent vectors at the origin (B, d+1), any floating point dtype; 16 bits are widened
+            to float32, and the result is rounded back.
         t: int64 (B,), the step of each row, 0 ≤ t < T (not checked: that would wait for the
             device).
         alpha_bar: floating point (T,), the cumulative products ᾱ.
@@ -48,6 +49,7 @@ def directional_noise(
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit, or c ≤ 0.
     """
+    dtype, z0 = z0.dtype, _widened(z0)
     signal, noise = _coefficients("directional_noise", z0, t, alpha_bar, growth, c)
     if statistics is None:
         mean, std = column_statistics(z0)
@@ -61,7 +63,7 @@ def directional_noise(
                 )
             checks.same_as("directional_noise", "z0", z0, name, value)
     seed = philox.seed_tensor(seed, z0.device)
-    return backend.call("directional_noise", z0, mean, std, signal, noise, seed)
+    return backend.call("directional_noise", z0, mean, std, signal, noise, seed).to(dtype)
 
 
 def isotropic_noise(
@@ -74,24 +76,31 @@ def isotropic_noise(
     c: float = 1.0,
 ) -> Tensor:
     """Noise z0 to step t with isotropic noise; arguments and errors as directional_noise."""
+    dtype, z0 = z0.dtype, _widened(z0)
     signal, noise = _coefficients("isotropic_noise", z0, t, alpha_bar, growth, c)
     seed = philox.seed_tensor(seed, z0.device)
-    return backend.call("isotropic_noise", z0, signal, noise, seed)
+    return backend.call("isotropic_noise", z0, signal, noise, seed).to(dtype)
 
 
 def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation of each column of z0 (B, d+1); two tensors (d+1,).
 
     A single row has no unbiased deviation: its σ is 0. The time column's statistics are 0. A
-    column without spread has σ = 0 and passes no gradient through it.
+    column without spread has σ = 0 and passes no gradient through it. They are float32 where z0 has
+    16 bits.
 
     Raises:
         TypeError, ValueError: z0 is not a floating point matrix, or has no row.
     """
+    z0 = _widened(z0)
     checks.table("column_statistics", z0=z0)
     if z0.shape[0] == 0:
         raise ValueError("column_statistics: z0 must have at least one row, got none")
     return backend.call("column_statistics", z0)
+
+
+def _widened(z0: Tensor) -> Tensor:
+    return z0.float() if isinstance(z0, Tensor) and z0.dtype in checks.STORAGE else z0
 
 
 def _coefficients(

@@ -5,17 +5,31 @@ They take q = θ² so that autograd never meets the derivative of a square root 
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 RHO_MAX = {torch.float32: 43.0, torch.float64: 350.0}
+_range: ContextVar[torch.dtype] = ContextVar("_range", default=torch.float64)
 
 
-def rho_max(dtype: torch.dtype, c: float) -> float:
+@contextlib.contextmanager
+def range_of(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, radii saturate where ``dtype`` ends, though the computation is in float64."""
+    token = _range.set(dtype)
+    try:
+        yield
+    finally:
+        _range.reset(token)
+
+
+def rho_max(c: float) -> float:
     """Largest radius over r = 1/√c at which |xs|² and its products are still finite."""
-    return RHO_MAX[dtype] - max(0.0, -0.5 * math.log(c))
+    return RHO_MAX[_range.get()] - max(0.0, -0.5 * math.log(c))
 
 
 def _split(q: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,8 @@ def margin_ranking_loss(
 
     Args:
         u, pos, neg: tangent vectors at the origin (..., d+1); d² is
-            :func:`hdrm.ops.sqdist0`, the squared distance of their exponential maps.
+            :func:`hdrm.ops.sqdist0`, the squared distance of their exponential maps. Any floating
+            point dtype; in 16 bits the loss is float32.
         margin: m ≥ 0, a squared length.
         c: the curvature is −c.
         reduction: "mean" or "sum" over the rows.
@@ -37,7 +38,7 @@ def margin_ranking_loss(
         TypeError, ValueError: shapes, dtypes or devices do not fit, c ≤ 0, margin < 0.
     """
     c = checks.curvature(c)
-    u, pos, neg = checks.rows("margin_ranking_loss", u=u, pos=pos, neg=neg)
+    u, pos, neg = checks.rows("margin_ranking_loss", storage=True, u=u, pos=pos, neg=neg)
     if not margin >= 0:
         raise ValueError(f"margin_ranking_loss: margin must be at least 0, got {margin!r}")
     if reduction not in ("mean", "sum"):
@@ -144,7 +145,8 @@ def _topk(
     distances = users.new_empty(users.shape[0], k)
     index = torch.empty(users.shape[0], k, dtype=torch.int64, device=users.device)
     for b, user in enumerate(users):
-        row = _distance(user.expand_as(items), items, c)
+        # In float64, then rounded: what ties is decided in the dtype that is returned.
+        row = _distance(user.double().expand_as(items), items.double(), c).to(users.dtype)
         if rowptr is not None:
             row[col[rowptr[b] : rowptr[b + 1]].long() - offset] = torch.inf
         row, order = torch.sort(row, stable=True)
@@ -187,7 +189,7 @@ backend.define(
     "margin_ranking",
     "(Tensor u, Tensor pos, Tensor neg, float margin, float c) -> Tensor",
     reference=_margin_ranking,
-    fake=lambda u, *rest: u.new_empty(u.shape[:-1]),
+    fake=lambda u, *rest: u.new_empty(u.shape[:-1], dtype=checks.arithmetic(u.dtype)),
     differentiable=(0, 1, 2),
 )
 backend.define(
@@ -199,6 +201,7 @@ backend.define(
         users.new_empty(users.shape[0], k),
         users.new_empty(users.shape[0], k, dtype=torch.int64),
     ),
+    widen=False,
 )
 backend.define(
     "sample_negatives",

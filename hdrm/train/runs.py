@@ -1,10 +1,10 @@
 """The run folder: what is in it besides the model, and how a run is opened again.
 
-    model.safetensors  config.json     the best model; see hdrm.model.checkpoint
-    dataset.json                       source, seed, sizes and fingerprint of the data
-    labels.json                        the original ids, where the data were renumbered
-    metrics.jsonl                      one line per validation
-    report.json                        the metrics on the test split
+model.safetensors  config.json     the best model; see hdrm.model.checkpoint
+dataset.json                       source, sizes and fingerprint of the data
+labels.json                        the original ids, where the data were renumbered
+metrics.jsonl                      one line per validation
+report.json                        the metrics on the test split
 """
 
 from __future__ import annotations
@@ -52,9 +52,14 @@ def refuse_occupied(run: Path) -> None:
         raise FileExistsError(f"{run} is not empty; name another folder for the run")
 
 
-def describe_dataset(run: Path, dataset: Dataset, source: str, seed: int) -> None:
-    """Write dataset.json and, if the ids were renumbered, labels.json."""
-    description = {"source": source, "seed": seed, **dataset.summary()}
+def describe_dataset(run: Path, dataset: Dataset, source: str) -> None:
+    """Write dataset.json and, if the ids were renumbered, labels.json.
+
+    A source that is a path is stored as an absolute one: the run can be evaluated from anywhere.
+    """
+    if source != "demo" and Path(source).expanduser().exists():
+        source = str(Path(source).expanduser().resolve())
+    description = {"source": source, **dataset.summary()}
     checkpoint.write(run / DATASET_FILE, _json(description))
     labels = {
         side: [_plain(label) for label in found]
@@ -88,7 +93,7 @@ class Run:
         Raises:
             ValueError: the data have changed since.
         """
-        dataset = data.load(self.description["source"], seed=self.description["seed"])
+        dataset = data.load(self.description["source"])
         if dataset.fingerprint() != self.description["fingerprint"]:
             raise ValueError(
                 f"{self.description['source']} is not what {self.folder} was trained on: its "
@@ -105,8 +110,10 @@ class Run:
             return known[label]
         if known is None and label.isdecimal() and int(label) < self.model.num_users:
             return int(label)
-        expected = "an id of the data it was trained on" if known else (
-            f"a number in 0 … {self.model.num_users - 1}"
+        expected = (
+            "an id of the data it was trained on"
+            if known
+            else (f"a number in 0 … {self.model.num_users - 1}")
         )
         raise ValueError(f"{self.folder} knows no user {label!r}; expected {expected}")
 

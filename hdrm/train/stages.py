@@ -14,6 +14,7 @@ from ..model import HDRM
 from ..optim import RiemannianSGD
 from ..seeds import derive_seed
 from .batches import Batches
+from .step_sampling import StepSampler
 
 # Weights of the diffusion tried on the validation set; 0 is the encoder alone.
 OMEGAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -88,6 +89,9 @@ class DiffusionStage:
         self._steps_per_fold = -(-len(train) // (self._folds * config.diffusion_batch))
         self.steps_per_epoch = self._folds * self._steps_per_fold
         self.omegas = OMEGAS if config.omega is None else (config.omega,)
+        self._steps = StepSampler(
+            model.diffusion.steps, importance=config.step_sampling == "importance"
+        )
         self._fold = -1
 
     def begin_epoch(self, epoch: int) -> None:
@@ -106,8 +110,7 @@ class DiffusionStage:
         ids, row = torch.unique(users, return_inverse=True)
         user, history = (F.embedding(ids, z0) for z0 in self._inputs)
         seed = derive_seed("noise", config.seed, step)
-        generator = torch.Generator().manual_seed(seed)
-        t = torch.randint(model.diffusion.steps, (len(ids),), generator=generator)
+        t, weight = self._steps.draw(len(ids), seed)
         user_hat, history_hat = model.denoise(user, history, t.to(user.device), seed=seed)
 
         u = F.embedding(row, (user_hat + history_hat) / 2)
@@ -120,7 +123,10 @@ class DiffusionStage:
             c=config.curvature,
         )
         # Where the tables are trained too, the target stays where it is.
-        error = F.mse_loss(user_hat, user.detach()) + F.mse_loss(history_hat, history.detach())
+        errors = (user_hat - user.detach()).square() + (history_hat - history.detach()).square()
+        errors = errors.mean(1)
+        self._steps.record(t, errors.detach())
+        error = (weight.to(errors) * errors).mean()
         return (1 - config.reconstruction) * rank + config.reconstruction * error
 
     def _enter(self, fold: int) -> None:

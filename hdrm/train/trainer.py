@@ -83,9 +83,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = HDRM(dataset.num_users, dataset.num_items, config)
         model.set_graph(
-            BipartiteGraph.from_interactions(
-                *dataset.train.T, dataset.num_users, dataset.num_items
-            )
+            BipartiteGraph.from_interactions(*dataset.train.T, dataset.num_users, dataset.num_items)
         )
         self.model = model.to(device)
         self._best = -math.inf
@@ -99,11 +97,11 @@ class Trainer:
         Raises:
             RuntimeError: the loss became infinite or NaN.
         """
-        existed = self.run.is_dir()
+        created = [path for path in (self.run, *self.run.parents) if not path.exists()]
         self.run.mkdir(parents=True, exist_ok=True)
         interrupted = False
         try:
-            runs.describe_dataset(self.run, self.dataset, self.source, self.config.seed)
+            runs.describe_dataset(self.run, self.dataset, self.source)
             for stage in (EncoderStage, DiffusionStage):
                 self._fit_stage(stage(self.model, self.dataset.train, self.config))
         except KeyboardInterrupt:
@@ -112,7 +110,7 @@ class Trainer:
                 self.model.save(self.run)
         except BaseException:
             if not (self.run / checkpoint.MODEL_FILE).exists():
-                self._remove(existed)
+                self._remove(created)
             raise
         self._restore()
         test = {} if interrupted else self._test()
@@ -191,6 +189,7 @@ class Trainer:
                     self.model.mix(h, z, omega),
                     self.dataset.valid,
                     seen,
+                    cutoffs=(10, 20),
                     c=self.config.curvature,
                 ),
             )
@@ -201,7 +200,9 @@ class Trainer:
     def _test(self) -> dict[str, dict[str, float]]:
         """Test metrics of the popularity ranker, the encoder alone and the whole model."""
         result = evaluate_split(self.model, self.dataset, "test")
-        checkpoint.write(self.run / runs.REPORT_FILE, (json.dumps(result, indent=1) + "\n").encode())
+        checkpoint.write(
+            self.run / runs.REPORT_FILE, (json.dumps(result, indent=1) + "\n").encode()
+        )
         return result
 
     def _restore(self) -> None:
@@ -214,12 +215,13 @@ class Trainer:
         with open(self.run / runs.METRICS_FILE, "a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def _remove(self, existed: bool) -> None:
+    def _remove(self, created: Sequence[Path]) -> None:
+        """Take back what a failed training wrote: its files, and the folders it created."""
         for name in (runs.DATASET_FILE, runs.LABELS_FILE, runs.METRICS_FILE):
             (self.run / name).unlink(missing_ok=True)
-        if not existed:
+        for folder in created:
             with contextlib.suppress(OSError):
-                self.run.rmdir()
+                folder.rmdir()
 
 
 def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[str, float]]:

@@ -1,0 +1,117 @@
+"""Tangent vectors kept in 16 bits: widened for float32 arithmetic, gradients rounded back once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ops_cases import BACKENDS, points, small_graph, tangents, vectors
+
+from hdrm import ops
+
+by_backend = pytest.mark.parametrize("backend", BACKENDS)
+by_dtype = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+HALF_ULP = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}  # of a number, relative
+
+ROW_OPS = {
+    "expmap0": (ops.expmap0, 1),
+    "sqdist0": (ops.sqdist0, 2),
+    "margin_ranking_loss": (lambda u, p, n: ops.margin_ranking_loss(u, p, n, 0.2), 3),
+}
+
+
+@by_backend
+@by_dtype
+@pytest.mark.parametrize("name", ROW_OPS)
+@pytest.mark.parametrize("rows", [1, 16, 37])
+def test_row_ops(backend, dtype, name, rows):
+    """float32 results as exact as from float32 inputs; gradients in the input's dtype."""
+    op, count = ROW_OPS[name]
+    inputs = [tangents(rows, 33, dtype, radius=3.0, seed=k).requires_grad_() for k in range(count)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    with ops.use_backend("reference"):
+        expected = op(*exact)
+        weights = vectors(expected.numel(), 1).view(expected.shape)
+        wanted = torch.autograd.grad(expected, exact, weights)
+    with ops.use_backend(backend):
+        found = op(*inputs)
+        gradients = torch.autograd.grad(found, inputs, weights.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=5e-6)
+    for gradient, want in zip(gradients, wanted):
+        assert gradient.dtype == dtype
+        error = (gradient.double() - want).abs()
+        smallest = torch.finfo(dtype).smallest_normal * 2.0**-10
+        assert (error <= HALF_ULP[dtype] * 1.001 * want.abs() + 1e-6 * want.abs().max() + smallest).all()
+
+
+@by_backend
+@by_dtype
+def test_noise_statistics_and_propagation(backend, dtype):
+    z = tangents(9, 12, dtype, radius=2.0)
+    t, alpha_bar = torch.arange(9) % 3, torch.tensor([0.9, 0.5, 0.1])
+    graph = small_graph()
+    with ops.use_backend(backend):
+        for run in (
+            lambda x: ops.isotropic_noise(x, t, alpha_bar, seed=3),
+            lambda x: ops.directional_noise(x, t, alpha_bar, seed=3),
+            lambda x: ops.propagate(x, graph, 3, space="tangent"),
+        ):
+            found = run(z)
+            assert found.dtype == dtype
+            assert torch.equal(found, run(z.float()).to(dtype))
+        mean, std = ops.column_statistics(z)
+        assert mean.dtype == std.dtype == torch.float32
+        assert torch.equal(std, ops.column_statistics(z.float())[1])
+
+
+@by_dtype
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: ops.logmap0(x),
+        lambda x: ops.distance(x, x),
+        lambda x: ops.expmap(x, x),
+        lambda x: ops.propagate(x, small_graph(), 2),
+        lambda x: ops.topk(x, x, 2),
+    ],
+    ids=["logmap0", "distance", "expmap", "propagate", "topk"],
+)
+def test_points_in_16_bits_are_refused(dtype, call):
+    with pytest.raises(TypeError, match="16 bits cannot hold a point.*points in float32"):
+        call(points(9, 5, 1.0, dtype))
+
+
+@by_dtype
+def test_why_points_in_16_bits_are_refused(dtype):
+    """Rounded coordinates miss the hyperboloid by more than its radius from some length on."""
+    limit = {torch.bfloat16: 3.5, torch.float16: 4.5}[dtype]
+    u = tangents(400, 33, radius=9.0)
+    x = ops.expmap0(u).to(dtype).double()
+    miss = ((x[:, 1:] ** 2).sum(1) - x[:, 0] ** 2 + 1).abs()
+    radius = u.norm(dim=1)
+    assert miss[radius > limit + 2].median() > 1
+    assert miss[radius < limit - 2].median() < 0.2
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the compiled module is not built here")
+@by_dtype
+def test_every_16_bit_number_is_widened_exactly(dtype):
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    rows = bits.view(dtype).view(-1, 1)
+    found = torch.ops.hdrm.project(torch.cat([torch.zeros_like(rows), rows], 1), 1.0)[:, 1:]
+    assert torch.equal(found.nan_to_num(nan=7.0), rows.float().nan_to_num(nan=7.0))
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the compiled module is not built here")
+@by_dtype
+def test_float32_is_rounded_as_torch_does(dtype):
+    """All exponents and signs, ties among them: the gradient of project is the gradient itself."""
+    bits = torch.arange(-(2**31), 2**31, 65521, dtype=torch.int64).to(torch.int32)
+    ties = (torch.arange(0, 2**31, 2**12, dtype=torch.int64)).to(torch.int32)
+    g = torch.cat([bits, ties]).view(torch.float32)
+    g = torch.stack([torch.zeros_like(g), g], 1)
+    x = torch.zeros(g.shape, dtype=dtype)
+    found = torch.ops.hdrm.project_backward(g, x, 1.0)[:, 1:]
+    expected = g[:, 1:].to(dtype)
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found.nan_to_num(nan=0.0), expected.nan_to_num(nan=0.0))
