@@ -169,7 +169,7 @@ Tensor propagate_backward(const Tensor& grad, const Tensor& x, const Tensor& row
 
 // Ranking -----------------------------------------------------------------------------------------
 
-constexpr std::int64_t kScores = 1 << 20;  // elements of a block of scores
+constexpr std::int64_t kScores = 1 << 21;  // elements of a block of scores
 
 std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
                                 std::optional<Tensor> rowptr, std::optional<Tensor> col,

@@ -1,10 +1,11 @@
 // One binary for every CPU: a function marked HDRM_CLONES, and all that it inlines, is compiled for
 // each of these levels, and the dynamic linker picks the best that the machine has. GCC before 12
-// has no dispatcher for them, and clang drops them silently.
+// has no dispatcher for them, clang drops them silently, and a sanitizer is not up yet when the
+// linker asks.
 #pragma once
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12 && \
-    !defined(__SANITIZE_ADDRESS__)
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define HDRM_HAS_CLONES 1
 #define HDRM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
