@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import geoopt
-import oracle
 import pytest
 import torch
 from ops_cases import BACKENDS, CURVATURES, generator, points, tangents
 
 from hdrm import ops
+from hdrm.accuracy import oracle
 
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_curvature = pytest.mark.parametrize("c", CURVATURES)

@@ -62,9 +62,9 @@ struct Pair {
 
   HDRM_FN void finish_gap() {
     const bool by_x = xx >= yy;
-    const T again = by_x ? again_x : again_y;
-    const T longer2 = by_x ? xx : yy, longer = by_x ? a : b, other = by_x ? b : a;
-    const T size = std::sqrt(largest(gap - ratio(again * again, longer2), T(0)));
+    const T longer = by_x ? a : b, other = by_x ? b : a;
+    const T again = ratio(by_x ? again_x : again_y, longer);  // its square would overflow far out
+    const T size = std::sqrt(largest(gap - again * again, T(0)));
     const T total = other + ratio(xy, longer);
     const T acute = longer * (size * ratio(size, total));
     gap = xy > 0 ? acute : a * b - xy;

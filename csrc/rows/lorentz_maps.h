@@ -154,11 +154,13 @@ struct EgradToRgrad {
 };
 
 // v split along and across xs, and the geodesic that starts at x with velocity v:
-// ys = cosh·xs + shc·vs. Shared by the exponential map and the optimiser.
+// ys = cosh·xs + shc·vs = (from + turn)·xs + side·v⊥. Shared by the exponential map and the
+// optimiser.
 template <class T>
 struct Geodesic {
   T xx, tau, again, rest2;  // v = (tau + again)·x + v⊥, |v⊥|²
   T q, half, shc;           // (‖v‖/r)², w = sinh²(‖v‖/2r), sinhθ/θ; coshθ = 1 + 2w
+  T from, turn, side;       // `from` is 1, or 0 where nothing of xs is worth keeping apart
 
   template <class Team, class V>
   HDRM_FN void orthogonalise(const Team& team, const T* x, V v, int n) {
@@ -175,7 +177,8 @@ struct Geodesic {
   }
   // After them: q, from ‖v‖² = |v⊥|² + K(v·x̂)²/x0².
   HDRM_FN void solve_norm(const Space<T>& k) {
-    rest2 = largest(rest2 - ratio(again * again, xx), T(0));
+    const T found = ratio(again, T(std::sqrt(xx)));  // the square of `again` overflows far out
+    rest2 = largest(rest2 - found * found, T(0));
     again = ratio(again, xx);
     q = k.c * rest2 + (tau + again) * ((tau + again) * (xx / (k.K + xx)));
   }
@@ -184,8 +187,29 @@ struct Geodesic {
     const T capped = smallest(q, k.limit * k.limit), s = sinhc(capped / 4, k.limit);
     half = capped / 4 * s * s;
     shc = sinhc(q, k.limit);
+    // A step towards the origin makes cosh·a and shc·(v·x̂), a = |xs|, nearly cancel. With α the
+    // angle between v and the ray, cosα < 0, and ρ = asinh(a/r), their sum is
+    //   r·sinh(ρ − θ) + x0·sinhθ·(1 + cosα),    1 + cosα = sin²α/(1 − cosα).
+    const T z2 = k.c * xx, z = std::sqrt(z2), x0_over_r = std::sqrt(1 + z2), theta = std::sqrt(q);
+    const T along = (tau + again) * ratio(z, x0_over_r), off2 = k.c * rest2;  // θ·cosα, (θ·sinα)²
+    const T turns = ratio(z + x0_over_r, exponential(smallest(theta, k.limit)));  // e^(ρ − θ)
+    const T inward = (turns - 1 / turns) / 2 +
+                     x0_over_r * (theta * shc) * ratio(off2, q - theta * along);
+    const bool far_inward = along < 0 && q > 1;
+    from = far_inward ? T(0) : T(1);
+    turn = far_inward ? ratio(inward, z) : 2 * half + shc * (tau + again);
+    // Beyond the largest radius the point stays there, in its direction.
+    const T on = (from + turn) * (z * k.inverse_reach), off = shc * k.inverse_reach;
+    const T over = on * on + off * (off * off2);
+    const T keep = over > 1 ? 1 / std::sqrt(over) : T(1);
+    from *= keep;
+    turn *= keep;
+    // On the ray v⊥ is rounding, which shc may be large enough to blow up.
+    side = rest2 > 0 || along * along == 0 ? keep * shc : T(0);
   }
-  HDRM_FN T at(T x, T v) const { return x + (2 * half * x + shc * v); }
+  HDRM_FN T at(T x, T v) const {
+    return from * x + (turn * x + side * ((v - tau * x) - again * x));
+  }
 };
 
 // in: x, v;  out: y.
@@ -226,8 +250,8 @@ struct LogMap {
   static constexpr int kIn = 2, kOut = 1, kPasses = 2;
   struct State {
     Pair<T> p;
-    T arc;
-    HDRM_FN T direction(T x, T y) const { return (y - x) - 2 * p.w * x; }
+    T arc, shrink;  // φ(w), 2wφ: far out w·xs overflows, wφ does not
+    HDRM_FN T at(T x, T y) const { return arc * (y - x) - shrink * x; }
   };
   template <int pass, class Team>
   static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
@@ -239,6 +263,7 @@ struct LogMap {
     if constexpr (pass == 0) return s.p.split();
     s.p.solve_points(k);
     s.arc = hdrm::arc(s.p.w);
+    s.shrink = 2 * (s.p.w * s.arc);
   }
   template <class Team>
   static HDRM_FN void store(const Team& team, const Space<T>& k, const T* const* in, T* const* out,
@@ -246,7 +271,7 @@ struct LogMap {
     const T *x = in[0], *y = in[1];
     T* v = out[0];
     const T xv = team.template sum<T>(n, [&](int i) {
-      const T value = s.arc * s.direction(x[i], y[i]);
+      const T value = s.at(x[i], y[i]);
       v[i] = value;
       return x[i] * value;
     });

@@ -52,7 +52,7 @@ struct LogMap0Gradient {
   static HDRM_FN void of(const Space<T>& k, State& s) {
     const T q = s.xx * k.c;
     s.on_g = asinhc(q);
-    s.on_x = asinhc_slope(q, s.on_g) * k.c * s.xg;
+    s.on_x = asinhc_along(q, s.on_g) * ratio(s.xg, s.xx);
   }
 };
 
@@ -193,15 +193,15 @@ struct ExpMapBackward {
   }
 };
 
-// in: g, x, y;  out: gx, gy. With h = gs + (g0/x0)·xs and b = (ys − xs) − 2w·xs:
-//   e = φ'(w)·(h·b) − 2φ·(h·xs)
+// in: g, x, y;  out: gx, gy. With h = gs + (g0/x0)·xs:
+//   e = (φ'(w)/φ)·(h·vs) − 2φ·(h·xs)
 //   gy = φ·h + e·∂w/∂ys,   gx = (g0/x0)·(vs − (v0/x0)·xs) − (1+2w)φ·h + e·∂w/∂xs
 template <class T>
 struct LogMapBackward {
   static constexpr int kIn = 3, kOut = 2, kPasses = 3;
   struct State {
     typename LogMap<T>::State f;
-    T hb, hx, time, shift, e, back;
+    T hv, hx, time, shift, e, back;
   };
   template <int pass, class Team>
   static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
@@ -210,10 +210,10 @@ struct LogMapBackward {
       s.time = in[0][0];
     } else {
       const T *g = in[0], *x = in[1], *y = in[2];
-      const auto b = [&](int i) { return s.f.direction(x[i], y[i]); };
-      s.hb = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * b(i); });
+      const auto v = [&](int i) { return s.f.at(x[i], y[i]); };
+      s.hv = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * v(i); });
       s.hx = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * x[i]; });
-      s.shift = team.template sum<T>(n, [&](int i) { return x[i] * b(i); });
+      s.shift = team.template sum<T>(n, [&](int i) { return x[i] * v(i); });
     }
   }
   template <int pass>
@@ -222,9 +222,9 @@ struct LogMapBackward {
     const T x02 = k.K + s.f.p.xx;
     if constexpr (pass == 1) s.time /= std::sqrt(x02);
     if constexpr (pass == 2) {
-      s.shift = s.f.arc * s.shift / x02;
-      s.e = arc_slope(s.f.p.w, s.f.arc) * s.hb - 2 * s.f.arc * s.hx;
-      s.back = (1 + 2 * s.f.p.w) * s.f.arc;
+      s.shift /= x02;
+      s.e = 2 * ratio(arc_along(s.f.p.w, s.f.arc) * s.hv, s.f.shrink) - 2 * s.f.arc * s.hx;
+      s.back = s.f.arc + s.f.shrink;
     }
   }
   template <class Team>
@@ -234,7 +234,7 @@ struct LogMapBackward {
     T *gx = out[0], *gy = out[1];
     team.each(n, [&](int i) {
       const T h = g[i] + s.time * x[i];
-      const T v = s.f.arc * s.f.direction(x[i], y[i]);
+      const T v = s.f.at(x[i], y[i]);
       gx[i] = s.time * (v - s.shift * x[i]) - s.back * h + s.e * s.f.p.slope_x(x, y, i);
       gy[i] = s.f.arc * h + s.e * s.f.p.slope_y(x, y, i);
     });

@@ -126,19 +126,25 @@ HDRM_FN T asinhc_slope(T q, T a) {
   return q < T(1e-3) ? series : direct;
 }
 
+// q·asinhc_slope(q): what the slope adds along the row. For large q the slope itself underflows.
+template <class T>
+HDRM_FN T asinhc_along(T q, T a) {
+  return q < T(1e-3) ? q * asinhc_slope(q, a) : 1 / std::sqrt(1 + q) - a;
+}
+
 // φ(w) = asinh√w/(√w·√(1+w)): ∂d²/∂w = 4Kφ.
 template <class T>
 HDRM_FN T arc(T w) {
   return asinhc(w) / std::sqrt(1 + w);
 }
 
-// dφ/dw, from p = φ(w).
+// w·dφ/dw, from p = φ(w).
 template <class T>
-HDRM_FN T arc_slope(T w, T p) {
+HDRM_FN T arc_along(T w, T p) {
   const T series =
       -T(2) / 3 + w * (T(16) / 15 - w * (T(48) / 35 - w * (T(512) / 315 - w * T(1280) / 693)));
-  const T direct = (1 / (1 + w) - p * ((1 + 2 * w) / (1 + w))) / (2 * w);
-  return w < T(1e-3) ? series : direct;
+  const T direct = (1 / (1 + w) - p * ((1 + 2 * w) / (1 + w))) / 2;
+  return w < T(1e-3) ? w * series : direct;
 }
 
 // The constants of a space of curvature −c.
@@ -146,6 +152,7 @@ template <class T>
 struct Space {
   T c, K, r, root_c;
   T limit;   // largest radius over r that is represented: |xs|² stays finite
+  T inverse_reach;  // r/|xs| there
   T margin;  // of the ranking loss; the only op parameter beside the curvature
 
   Space(double curvature, double margin_)
@@ -155,6 +162,7 @@ struct Space {
         root_c(T(std::sqrt(curvature))),
         limit(T((std::is_same_v<T, double> ? 350.0 : 43.0) -
                 largest(0.0, -0.5 * std::log(curvature)))),
+        inverse_reach(T(1 / std::sinh(double(limit)))),
         margin(T(margin_)) {}
 };
 

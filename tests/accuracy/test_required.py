@@ -1,0 +1,66 @@
+"""The accuracy that float32 owes, op by op and range by range, on inputs new to the report."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from ops_cases import BACKENDS
+
+from hdrm import ops
+from hdrm.accuracy.measure import errors, exact, relative
+from hdrm.accuracy.pairs import MAKERS, RANGES, Batch, batches
+from hdrm.accuracy.peers import Competitor, run_hdrm
+
+by_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@functools.cache
+def cases(op):
+    return [(batch, exact(batch)) for batch in batches(op, seed=100, quick=True)]
+
+
+@by_backend
+@pytest.mark.parametrize("op", MAKERS)
+def test_errors_are_within_the_table(op, backend):
+    who = Competitor(backend, run_hdrm(backend))
+    for batch, truth in cases(op):
+        for kind, found in zip(("value", "gradient"), errors(who, batch, truth)):
+            for at, error in zip(batch.ranges, found.tolist()):
+                allowed = RANGES[op][at][kind == "gradient"]
+                allowed = 1e-2 if allowed is None else allowed  # finite, and not another number
+                assert error <= allowed, f"{kind}, c = {batch.c}, {at}: {error:.1e}"
+
+
+@by_backend
+@pytest.mark.parametrize("op", ["expmap0", "sqdist0"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+def test_tangent_vectors_in_16_bits(op, dtype, backend):
+    """Storage costs the rounding of the inputs and nothing else: the arithmetic is float32's."""
+    batch, _ = cases(op)[0]
+    inside = torch.tensor([RANGES[op][at][0] is not None for at in batch.ranges])
+    stored = [rows[inside].to(dtype) for rows in batch.rows]
+    truth = exact(Batch(op, batch.c, [rows.float() for rows in stored], [])).values
+    with ops.use_backend(backend):
+        found = getattr(ops, op)(*stored, c=batch.c)
+    assert found.dtype == torch.float32
+    assert relative(found.view(truth.shape), truth).max() <= 3e-6
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+def test_steps_beyond_the_range_stay_at_its_end(backend):
+    """expmap from far out, further out: finite, at the largest radius, in the right direction.
+
+    The reference computes in float64, where the range is wider.
+    """
+    x = torch.tensor([[0.0, 30.0, 30.0, 0.0], [0.0, 1e-3, 0.0, 0.0], [0.0, 0.0, 42.9, 0.0]])
+    v = torch.tensor([[0.0, 3e18, 1e18, 0.0], [0.0, 60.0, 0.0, 2.0], [0.0, 0.0, 5e19, 0.0]])
+    with ops.use_backend(backend):
+        x = ops.expmap0(x)
+        y = ops.expmap(x, v)
+        assert torch.isfinite(y).all() and torch.isfinite(y.square().sum(1)).all()
+        torch.testing.assert_close(ops.logmap0(y).norm(dim=1), torch.full((3,), 43.0))
+        # float64 has nothing to saturate at here.
+        wide = ops.expmap(x.double(), v.double())[:, 1:]
+    assert torch.cosine_similarity(y[:, 1:].double(), wide).min() > 1 - 1e-5
