@@ -40,7 +40,7 @@ DISTANCE_RANGES = {
     "rho <= 1": (1e-6, 1e-5),
     "rho <= 9": (1e-6, 1e-5),
     "one ray, rho <= 6": (1e-6, 1e-5),
-    "one ray, rho <= 9": (5e-5, 5e-5),
+    "one ray, rho <= 9": (5e-5, 1e-5),
     "opposite": (1e-6, 1e-5),
     "radii > 100 : 1": (3e-6, 1e-5),
     "rho <= 43": (None, None),
