@@ -45,6 +45,26 @@ class CSR:
             raise ValueError(
                 f"CSR: rowptr is on {self.rowptr.device}, col on {self.col.device}"
             )
+        if self.device.type != "meta":
+            self._check_entries()
+
+    def _check_entries(self) -> None:
+        """The kernels index memory with these numbers and do not look again."""
+        first, last = int(self.rowptr[0]), int(self.rowptr[-1])
+        if first < 0 or last > self.col.numel() or bool((self.rowptr.diff() < 0).any()):
+            raise ValueError(
+                f"CSR: rowptr must ascend within 0 … {self.col.numel()} (col's length), got "
+                f"{self.rowptr.min()} … {self.rowptr.max()}, ending at {last}"
+            )
+        entries = self.col[first:last]
+        if entries.numel() == 0:
+            return
+        low, high = int(entries.min()) - self.offset, int(entries.max()) - self.offset
+        if low < 0 or high >= self.num_cols:
+            raise ValueError(
+                f"CSR: columns must be in 0 … {self.num_cols - 1}, got {low} … {high}; "
+                f"CSR.from_pairs builds a checked matrix from index pairs"
+            )
 
     @classmethod
     def from_pairs(cls, rows, cols, num_rows: int, num_cols: int) -> CSR:
@@ -119,6 +139,19 @@ class BipartiteGraph:
     num_users: int
     num_items: int
     user_items: CSR
+
+    def __post_init__(self) -> None:
+        adjacency = CSR(self.rowptr, self.col, self.num_nodes)  # raises what does not fit
+        for name, csr, rows, cols in (
+            ("rowptr", adjacency, self.num_nodes, self.num_nodes),
+            ("user_items", self.user_items, self.num_users, self.num_items),
+        ):
+            if (csr.num_rows, csr.num_cols) != (rows, cols):
+                raise ValueError(
+                    f"BipartiteGraph: {name} must describe {rows} rows and {cols} columns, got "
+                    f"{csr.num_rows} and {csr.num_cols}; BipartiteGraph.from_interactions builds "
+                    f"a graph from pairs"
+                )
 
     @classmethod
     def from_interactions(

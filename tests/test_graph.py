@@ -92,3 +92,28 @@ def test_csr_refuses_other_arrays():
         CSR(torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), 3)
     with pytest.raises(ValueError, match="rowptr must have num_rows"):
         CSR(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), 3)
+
+
+@pytest.mark.parametrize(
+    ("rowptr", "col", "message"),
+    [
+        ([0, 1, 2], [0, 3], r"columns must be in 0 … 2, got 0 … 3"),
+        ([0, 1, 2], [-1, 0], r"columns must be in 0 … 2, got -1 … 0"),
+        ([0, 1, 9], [0, 1], r"rowptr must ascend within 0 … 2"),
+        ([-1, 1, 2], [0, 1], r"rowptr must ascend within 0 … 2"),
+        ([0, 2, 1], [0, 1], r"rowptr must ascend within 0 … 2"),
+    ],
+)
+def test_csr_refuses_what_kernels_would_index_outside_of(rowptr, col, message):
+    with pytest.raises(ValueError, match=message):
+        CSR(torch.tensor(rowptr), torch.tensor(col, dtype=torch.int32), 3)
+
+
+def test_graph_built_by_hand_is_checked():
+    good = BipartiteGraph.from_interactions([0, 1], [0, 1])
+    with pytest.raises(ValueError, match="columns must be in 0 … 3, got 0 … 7"):
+        BipartiteGraph(good.rowptr, torch.tensor([2, 3, 0, 7]).int(), 2, 2, good.user_items)
+    with pytest.raises(ValueError, match="rowptr must describe 5 rows"):
+        BipartiteGraph(good.rowptr, good.col, 2, 3, good.user_items)
+    with pytest.raises(ValueError, match="user_items must describe 2 rows and 2 columns"):
+        BipartiteGraph(good.rowptr, good.col, 2, 2, CSR.from_pairs([0], [0], 2, 5))
