@@ -166,3 +166,19 @@ def test_float32_gradient_through_logmap0():
     (wanted,) = torch.autograd.grad(ops.propagate(exact, graph, 3), exact, g)
     (found,) = torch.autograd.grad(ops.propagate(single, graph, 3), single, g.float())
     assert (found - wanted).norm() < 1e-6 * wanted.norm()
+
+
+@by_backend
+def test_float32_gradient_far_out(backend):
+    """logmap0's gradient at |xs| = 1e15, where its slope alone underflows, along and across xs."""
+    graph = small_graph()
+    exact = torch.nn.functional.normalize(vectors(9, 5), dim=1) * 1e15
+    single, g = exact.float().requires_grad_(), vectors(9, 5, seed=1)
+    wide = single.detach().double().requires_grad_()
+    g = g + 3 * wide.detach() / 1e15
+    with ops.use_backend("reference"):
+        (wanted,) = torch.autograd.grad(ops.propagate(wide, graph, 2), wide, g)
+    with ops.use_backend(backend):
+        (found,) = torch.autograd.grad(ops.propagate(single, graph, 2), single, g.float())
+    error = (found.double() - wanted).norm(dim=1) / wanted.norm(dim=1)
+    assert error.max() < 1e-5

@@ -60,10 +60,10 @@ HDRM_FN void backward_last_row(const Team& team, const Space<T>& space, const No
   const auto t = [&](int i) { return (node.after * sum[i] + weight * g[i]) * scale; };
   T on_t = 1, on_x = 0;
   if (lorentz) {
-    const T q = space.c * team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
+    const T xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
     const T xt = team.template sum<T>(n, [&](int i) { return x[i] * t(i); });
-    on_t = asinhc(q);
-    on_x = asinhc_slope(q, on_t) * space.c * xt;
+    on_t = asinhc(space.c * xx);
+    on_x = asinhc_along(space.c * xx, on_t) * ratio(xt, xx);
   }
   team.each(n, [&](int i) { gx[i] = on_t * t(i) + on_x * x[i]; });
   if (team.leads()) gx[0] = 0;
