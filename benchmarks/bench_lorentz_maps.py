@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import geoopt
 import pytest
-from harness import ROWS, WIDTH, reference, tangent_rows, with_backward
+from harness import OURS, ROWS, WIDTH, reference, tangent_rows, with_backward
 
-import hdrm
 from hdrm import ops
 
 GEOOPT = geoopt.Lorentz()
@@ -23,7 +22,7 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("peer", ["hdrm", "reference", "geoopt"])
+@pytest.mark.parametrize("peer", [*OURS, "reference", "geoopt"])
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward+backward"])
 def test_map(timed, name, peer, backward):
@@ -34,8 +33,4 @@ def test_map(timed, name, peer, backward):
     num_bytes = TABLE * (tables + 2 * len(inputs) + 1 if backward else tables)
     expected = None if backward else reference(ours, *inputs)
     run = with_backward(function, *inputs) if backward else lambda: function(*inputs)
-    if peer == "reference":
-        with hdrm.use_backend("reference"):
-            timed(group, run, expected, num_bytes)
-    else:
-        timed(group, run, expected, num_bytes)
+    timed(group, peer, run, expected, num_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import WIDTH, reference, tangent_rows
+from harness import DEVICE, OURS, WIDTH, reference, tangent_rows
 
 from hdrm import BipartiteGraph, ops
 from hdrm.data.synthetic import hierarchical
@@ -28,14 +28,15 @@ def sparse(graph, layout):
 def graph(request):
     users, items, edges = GRAPHS[request.param]
     pairs = hierarchical(users, items, edges, seed=0)
-    return request.param, BipartiteGraph.from_interactions(*pairs.T, users, items)
+    graph = BipartiteGraph.from_interactions(*pairs.T, users, items)
+    return request.param, graph.to(DEVICE)
 
 
-@pytest.mark.parametrize("peer", ["hdrm", "torch COO", "torch CSR"])
+@pytest.mark.parametrize("peer", [*OURS, "torch COO", "torch CSR"])
 def test_propagate(timed, graph, peer):
     name, graph = graph
     x = ops.expmap0(tangent_rows(graph.num_nodes, WIDTH))
-    if peer == "hdrm":
+    if peer in OURS:
         run = lambda: ops.propagate(x, graph, LAYERS)  # noqa: E731
     else:
         matrix = sparse(graph, peer.split()[1].lower())
@@ -50,4 +51,4 @@ def test_propagate(timed, graph, peer):
 
     expected = reference(lambda table: ops.propagate(table, graph, LAYERS), x)
     gathered = (graph.col.numel() + graph.num_nodes) * WIDTH * 4 * LAYERS
-    timed(f"propagate, {LAYERS} rounds, {name}", run, expected, gathered)
+    timed(f"propagate, {LAYERS} rounds, {name}", peer, run, expected, gathered)

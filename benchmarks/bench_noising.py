@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from harness import ROWS, WIDTH, tangent_rows
+from harness import OURS, ROWS, WIDTH, tangent_rows
 
 from hdrm import ops
 
@@ -21,7 +21,8 @@ def eager(z0, t, alpha_bar):
     return level.sqrt() * z0 + (1 - level).sqrt() * noise
 
 
-@pytest.mark.parametrize("peer", ["hdrm", "torch"])
+@pytest.mark.parametrize("peer", [*OURS, "torch"])
 def test_directional_noise(timed, peer):
-    function = ops.directional_noise if peer == "hdrm" else eager
-    timed(f"directional noise {ROWS}x{WIDTH}", lambda: function(Z0, T, ALPHA_BAR), None, 3 * Z0.numel() * 4)
+    function = ops.directional_noise if peer in OURS else eager
+    group = f"directional noise {ROWS}x{WIDTH}"
+    timed(group, peer, lambda: function(Z0, T, ALPHA_BAR), None, 3 * Z0.numel() * 4)

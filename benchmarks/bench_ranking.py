@@ -5,7 +5,7 @@ from __future__ import annotations
 import geoopt
 import pytest
 import torch
-from harness import WIDTH, reference, tangent_rows, with_backward
+from harness import OURS, WIDTH, normal, reference, tangent_rows, with_backward
 
 from hdrm import ops
 
@@ -21,11 +21,12 @@ def matmul_topk():
     return torch.acosh(torch.topk(flipped @ ITEMS.T, 20, largest=False).values.clamp(min=1))
 
 
-@pytest.mark.parametrize("peer", ["hdrm", "torch matmul + topk"])
+@pytest.mark.parametrize("peer", [*OURS, "torch matmul + topk"])
 def test_topk(timed, peer):
-    run = (lambda: ops.topk(USERS, ITEMS, 20)[0]) if peer == "hdrm" else matmul_topk
+    run = (lambda: ops.topk(USERS, ITEMS, 20)[0]) if peer in OURS else matmul_topk
     expected = ops.topk(USERS.double(), ITEMS.double(), 20)[0]
-    timed("top-20 of 3,000 items for 6,000 users", run, expected, (USERS.numel() + ITEMS.numel()) * 4)
+    group = "top-20 of 3,000 items for 6,000 users"
+    timed(group, peer, run, expected, (USERS.numel() + ITEMS.numel()) * 4)
 
 
 def geoopt_hinge(u, pos, neg):
@@ -33,13 +34,14 @@ def geoopt_hinge(u, pos, neg):
     return torch.relu(GEOOPT.dist(x, y) ** 2 - GEOOPT.dist(x, z) ** 2 + 0.1).mean()
 
 
-@pytest.mark.parametrize("peer", ["hdrm", "geoopt"])
+@pytest.mark.parametrize("peer", [*OURS, "geoopt"])
 def test_hinge(timed, peer):
     def ours(u, pos, neg):
         return ops.margin_ranking_loss(u, pos, neg, 0.1)
 
-    run = with_backward(ours if peer == "hdrm" else geoopt_hinge, U, POS, NEG)
+    run = with_backward(ours if peer in OURS else geoopt_hinge, U, POS, NEG)
     inputs = [tensor.double().requires_grad_() for tensor in (U, POS, NEG)]
-    weight = torch.randn((), generator=torch.Generator().manual_seed(1)).double()
+    weight = normal(seed=1).double()
     expected = torch.autograd.grad(reference(ours, *inputs), inputs, weight)[0]
-    timed(f"hinge {BATCH}x{WIDTH} forward+backward", run, expected, 9 * U.numel() * 4, tolerance=1e-2)
+    group = f"hinge {BATCH}x{WIDTH} forward+backward"
+    timed(group, peer, run, expected, 9 * U.numel() * 4, tolerance=1e-2)

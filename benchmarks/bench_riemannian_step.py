@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import geoopt
 import pytest
-import torch
-from harness import WIDTH, tangent_rows
+from harness import OURS, WIDTH, normal, tangent_rows
 
 import hdrm
 from hdrm import ops
@@ -17,19 +16,19 @@ MAKE = {
 }
 
 
-@pytest.mark.parametrize("peer", ["hdrm", "geoopt"])
+@pytest.mark.parametrize("peer", [*OURS, "geoopt"])
 @pytest.mark.parametrize("name", MAKE)
 def test_step(timed, name, peer):
-    ours = peer == "hdrm"
+    ours = peer in OURS
     manifold = hdrm.Lorentz() if ours else geoopt.Lorentz()
     points = ops.expmap0(tangent_rows(ROWS, WIDTH))
     parameter = geoopt.ManifoldParameter(points, manifold=manifold)
     optimiser = MAKE[name](hdrm.optim if ours else geoopt.optim, parameter)
-    gradient = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(3)) * 1e-3
+    gradient = normal(ROWS, WIDTH, seed=3) * 1e-3
 
     def run():
         parameter.grad = gradient.clone()
         optimiser.step()
         return parameter.detach()
 
-    timed(f"{name} step {ROWS}x{WIDTH}", run, None, 5 * points.numel() * 4)
+    timed(f"{name} step {ROWS}x{WIDTH}", peer, run, None, 5 * points.numel() * 4)

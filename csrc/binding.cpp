@@ -1,7 +1,9 @@
 // Registers the kernels of rows, message passing, ranking and optimiser steps with torch.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <optional>
+#include <span>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -28,9 +30,10 @@ Storage storage_of(const Tensor& tensor) {
 
 // What an op's results look like.
 enum class Result {
-  kRows,          // rows like the inputs, in the dtype of the arithmetic
-  kNumberPerRow,  // one number per row
-  kGradients,     // rows like the last inputs, each in its dtype
+  kRows,               // rows like the inputs, in the dtype of the arithmetic
+  kNumberPerRow,       // one number per row
+  kGradients,          // rows like the last inputs, each in its dtype; the first input is rows
+  kGradientsOfNumber,  // the same, but the first input has one number per row
 };
 
 // Tensors of shape (..., d+1), or (...) where a row op has one number per row; all other dimensions
@@ -39,22 +42,22 @@ enum class Result {
 template <std::size_t kIn>
 std::vector<Tensor> run_row_kernel(const cpu::RowKernel& kernel, std::array<Tensor, kIn> in,
                                    Result result, double c, double margin = 0) {
-  const Tensor* full = &in[0];
-  for (const Tensor& tensor : in) {
-    if (tensor.dim() > full->dim()) full = &tensor;
-  }
-  const std::vector<std::int64_t> sizes(full->sizes().begin(), full->sizes().end());
-  STD_TORCH_CHECK(!sizes.empty() && sizes.back() > 0, "hdrm: rows must have at least one element");
-  const std::int64_t width = sizes.back(), rows = full->numel() / width;
-  const bool is_double = in[0].scalar_type() == ScalarType::Double;
-  const ScalarType type = is_double ? ScalarType::Double : ScalarType::Float;
+  const Tensor& full = in.back();
+  const int width = width_of(full);
+  const std::int64_t rows = full.numel() / width;
+  const std::vector<std::int64_t> sizes(full.sizes().begin(), full.sizes().end());
+  const ScalarType type = arithmetic(in[0]);
+  const bool is_double = type == ScalarType::Double;
   cpu::RowArguments arguments{};
-  arguments.width = static_cast<int>(width);
+  arguments.width = width;
   for (std::size_t k = 0; k < kIn; ++k) {
-    const std::int64_t stride = in[k].dim() == full->dim() ? width : 1;
+    const bool number = k == 0 && result == Result::kGradientsOfNumber;
+    const std::int64_t stride = number ? 1 : width;
     const Storage storage = storage_of(in[k]);
-    STD_TORCH_CHECK(in[k].numel() == rows * stride &&
-                        (in[k].scalar_type() == type || (!is_double && storage != Storage::kNative)),
+    const auto expected = std::span(sizes).first(sizes.size() - number);
+    STD_TORCH_CHECK(std::ranges::equal(in[k].sizes(), expected) &&
+                        (in[k].scalar_type() == type ||
+                         (!is_double && storage != Storage::kNative)),
                     "hdrm: tensors of one op must agree in shape and dtype");
     in[k] = torch::stable::contiguous(in[k]);
     arguments.in[k] = {const_cast<void*>(in[k].const_data_ptr()), stride, storage};
@@ -63,7 +66,7 @@ std::vector<Tensor> run_row_kernel(const cpu::RowKernel& kernel, std::array<Tens
   const torch::headeronly::IntHeaderOnlyArrayRef shape(sizes.data(), sizes.size() - numbers);
   std::vector<Tensor> out;
   for (int k = 0; k < kernel.num_out; ++k) {
-    const bool like_input = result == Result::kGradients;
+    const bool like_input = result == Result::kGradients || result == Result::kGradientsOfNumber;
     const ScalarType out_type = like_input ? in[kIn - kernel.num_out + k].scalar_type() : type;
     out.push_back(torch::stable::new_empty(in[0], shape, out_type));
     arguments.out[k] = {out[k].mutable_data_ptr(), numbers ? 1 : width, storage_of(out[k])};
@@ -115,42 +118,84 @@ struct RowOp<kernel, kOut, kResult, std::index_sequence<I...>> {
 #define HDRM_ROWS(name, in) HDRM_ROW_OP(name, in, 1, kRows, call)
 #define HDRM_NUMBERS(name, in) HDRM_ROW_OP(name, in, 1, kNumberPerRow, call)
 #define HDRM_GRADIENTS(name, in, out) HDRM_ROW_OP(name, in, out, kGradients, call)
+#define HDRM_NUMBER_GRADIENTS(name, in, out) HDRM_ROW_OP(name, in, out, kGradientsOfNumber, call)
+
+// Refuses index arrays that a kernel would follow out of memory: one pass over them.
+void check_csr(const Tensor& rowptr, const Tensor& col, std::int64_t num_rows, std::int64_t offset,
+               std::int64_t num_cols) {
+  STD_TORCH_CHECK(rowptr.scalar_type() == ScalarType::Long && col.scalar_type() == ScalarType::Int,
+                  "hdrm: a CSR needs an int64 rowptr and an int32 col");
+  STD_TORCH_CHECK(rowptr.numel() == num_rows + 1 && offset >= 0, "hdrm: rowptr must have ",
+                  num_rows + 1, " entries, one more than rows, got ", rowptr.numel());
+  const auto* edge = read<std::int64_t>(rowptr);
+  bool ascends = edge[0] >= 0 && edge[num_rows] <= col.numel();
+  for (std::int64_t i = 0; i < num_rows; ++i) ascends &= edge[i] <= edge[i + 1];
+  STD_TORCH_CHECK(ascends, "hdrm: rowptr must ascend from 0 or more to at most ", col.numel(),
+                  ", the length of col");
+  std::atomic<bool> inside = true;
+  torch::stable::parallel_for(edge[0], edge[num_rows], kGrain,
+                              [&](std::int64_t begin, std::int64_t end) {
+    const auto* c = read<std::int32_t>(col);
+    std::int32_t low = std::numeric_limits<std::int32_t>::max(), high = 0;
+#pragma omp simd reduction(min : low) reduction(max : high)
+    for (std::int64_t e = begin; e < end; ++e) {
+      low = std::min(low, c[e]);
+      high = std::max(high, c[e]);
+    }
+    if (low < offset || high - offset >= num_cols) inside = false;
+  });
+  STD_TORCH_CHECK(inside, "hdrm: col must hold numbers from ", offset, " to ",
+                  offset + num_cols - 1);
+}
 
 // Message passing ---------------------------------------------------------------------------------
 
-// grad is undefined in the forward direction.
+// grad is missing in the forward direction.
 Tensor run_propagation(std::optional<Tensor> grad, Tensor x, Tensor rowptr, Tensor col,
                        std::int64_t num_layers, double c, bool lorentz, bool symmetric, bool mean) {
-  STD_TORCH_CHECK(x.dim() == 2 && rowptr.numel() == x.size(0) + 1 && num_layers >= 1,
-                  "hdrm::propagate: expected one row of x per node and at least one layer");
-  STD_TORCH_CHECK(rowptr.scalar_type() == ScalarType::Long && col.scalar_type() == ScalarType::Int,
-                  "hdrm::propagate: expected an int64 rowptr and an int32 col");
+  STD_TORCH_CHECK(x.dim() == 2 && num_layers >= 1,
+                  "hdrm::propagate: expected a table x (nodes, d+1) and at least one layer");
+  const int width = width_of(x);
+  const ScalarType type = arithmetic(x);
+  STD_TORCH_CHECK(!lorentz || x.scalar_type() == type,
+                  "hdrm::propagate: points must be float32 or float64");
   x = torch::stable::contiguous(x);
   rowptr = torch::stable::contiguous(rowptr);
   col = torch::stable::contiguous(col);
+  check_csr(rowptr, col, x.size(0), 0, x.size(0));
   if (grad) {
-    STD_TORCH_CHECK(grad->numel() == x.numel() && grad->scalar_type() == x.scalar_type(),
+    STD_TORCH_CHECK(std::ranges::equal(grad->sizes(), x.sizes()) &&
+                        grad->scalar_type() == x.scalar_type(),
                     "hdrm::propagate_backward: the gradient must be like x");
     *grad = torch::stable::contiguous(*grad);
   }
   const Tensor out = torch::stable::empty_like(x);
-  const Tensor factor = torch::stable::new_empty(x, {x.size(0)});
-  std::array<Tensor, 2> work;
-  for (std::int64_t k = 0; k < std::min<std::int64_t>(2, num_layers - 1); ++k) {
-    work[k] = torch::stable::empty_like(x);
-  }
-  by_type(x, [&]<class T>(T) {
-    cpu::Propagation<T> p{read<std::int64_t>(rowptr), read<std::int32_t>(col), x.size(0),
-                          static_cast<int>(x.size(1)), static_cast<int>(num_layers), lorentz,
-                          symmetric, mean, Space<T>(c, 0), write<T>(factor), {}};
-    // Round l reads table l % 2 and fills the other, so a second layer uses table 0 alone.
-    for (std::int64_t k = 0; k < std::min<std::int64_t>(2, num_layers - 1); ++k) {
-      p.work[k] = write<T>(work[k]);
-    }
+  const auto scratch = [&](torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+    return torch::stable::new_empty(x, sizes, type);
+  };
+  const Tensor factor = scratch({x.size(0)});
+  // As cpu::Propagation says: one table of scratch where `out` has the arithmetic's type.
+  const auto last = num_layers % 2;
+  std::array<Tensor, 2> work{out, out};
+  if (num_layers > 1) work[last] = scratch(x.sizes());
+  if (num_layers > 2 && x.scalar_type() != type) work[1 - last] = scratch(x.sizes());
+  by_storage(x, [&]<class S>(S) {
+    using T = Arithmetic<S>;
+    const cpu::Propagation<S> p{read<std::int64_t>(rowptr),
+                                read<std::int32_t>(col),
+                                x.size(0),
+                                width,
+                                num_layers,
+                                lorentz,
+                                symmetric,
+                                mean,
+                                Space<T>(c, 0),
+                                write<T>(factor),
+                                {write<T>(work[0]), write<T>(work[1])}};
     if (grad) {
-      cpu::propagate_backward(torch_threads(), p, read<T>(*grad), read<T>(x), write<T>(out));
+      cpu::propagate_backward(torch_threads(), p, read<S>(*grad), read<S>(x), write<S>(out));
     } else {
-      cpu::propagate(torch_threads(), p, read<T>(x), write<T>(out));
+      cpu::propagate(torch_threads(), p, read<S>(x), write<S>(out));
     }
   });
   return out;
@@ -175,15 +220,19 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
                                 std::optional<Tensor> rowptr, std::optional<Tensor> col,
                                 std::int64_t offset, std::int64_t k, double c) {
   STD_TORCH_CHECK(users_.dim() == 2 && items_.dim() == 2 && users_.size(1) == items_.size(1) &&
-                      users_.scalar_type() == items_.scalar_type() && k <= items_.size(0),
-                  "hdrm::topk: expected two tables of one width and dtype, and k items");
+                      users_.scalar_type() == items_.scalar_type() &&
+                      users_.scalar_type() == arithmetic(users_),
+                  "hdrm::topk: expected two tables of one width, both float32 or both float64");
   const Tensor users = torch::stable::contiguous(users_), items = torch::stable::contiguous(items_);
-  const std::int64_t num_users = users.size(0), num_items = items.size(0), width = users.size(1);
+  const std::int64_t num_users = users.size(0), num_items = items.size(0);
+  const int width = width_of(users);
+  STD_TORCH_CHECK(1 <= k && k <= num_items, "hdrm::topk: k must be in 1 ... ", num_items,
+                  " (items), got ", k);
+  STD_TORCH_CHECK(rowptr.has_value() == col.has_value(), "hdrm::topk: rowptr and col go together");
   if (rowptr) {
-    STD_TORCH_CHECK(rowptr->numel() == num_users + 1 && col,
-                    "hdrm::topk: exclude must have one row per user");
     *rowptr = torch::stable::contiguous(*rowptr);
     *col = torch::stable::contiguous(*col);
+    check_csr(*rowptr, *col, num_users, offset, num_items);
   }
   const Tensor distance = torch::stable::new_empty(users, {num_users, k});
   const Tensor index = torch::stable::new_empty(users, {num_users, k}, ScalarType::Long);
@@ -193,7 +242,7 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
   const Tensor columns = torch::stable::transpose(lifted, 0, 1);
   const Tensor time = torch::stable::contiguous(torch::stable::select(lifted, 1, 0));
   by_type(users, [&]<class T>(T) {
-    const cpu::TopK<T> t{read<T>(users), read<T>(items), num_items, static_cast<int>(width),
+    const cpu::TopK<T> t{read<T>(users), read<T>(items), num_items, width,
                          rowptr ? read<std::int64_t>(*rowptr) : nullptr,
                          rowptr ? read<std::int32_t>(*col) : nullptr, offset, k, Space<T>(c, 0)};
     T* row = write<T>(flipped);
@@ -218,7 +267,7 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
 Tensor sample_negatives(const Tensor& users_, const Tensor& rowptr_, const Tensor& col_,
                         std::int64_t offset, std::int64_t num_items, std::int64_t num,
                         const Tensor& seed) {
-  STD_TORCH_CHECK(users_.scalar_type() == ScalarType::Long &&
+  STD_TORCH_CHECK(users_.dim() == 1 && users_.scalar_type() == ScalarType::Long &&
                       rowptr_.scalar_type() == ScalarType::Long && rowptr_.numel() >= 1 &&
                       col_.scalar_type() == ScalarType::Int && num >= 1,
                   "hdrm::sample_negatives: expected int64 users and rowptr, an int32 col, num ≥ 1");
@@ -236,15 +285,17 @@ Tensor sample_negatives(const Tensor& users_, const Tensor& rowptr_, const Tenso
 
 // Riemannian step ---------------------------------------------------------------------------------
 
-// Runs step(begin, end, T()) over the rows of x.
+// Runs step(width, begin, end, T()) over the rows of x.
 template <class F>
 void step_rows(const Tensor& x, const Tensor& grad, F step) {
   STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous() && grad.numel() == x.numel() &&
                       grad.scalar_type() == x.scalar_type(),
                   "hdrm: an optimiser step needs a contiguous table and a gradient like it");
+  const int width = width_of(x);
   by_type(x, [&]<class T>(T) {
-    torch::stable::parallel_for(0, x.size(0), rows_per_thread(x.size(1)),
-                                [&](std::int64_t begin, std::int64_t end) { step(begin, end, T()); });
+    torch::stable::parallel_for(
+        0, x.size(0), rows_per_thread(width),
+        [&](std::int64_t begin, std::int64_t end) { step(width, begin, end, T()); });
   });
 }
 
@@ -259,10 +310,10 @@ void riemannian_sgd_step(Tensor x, const Tensor& grad_, std::optional<Tensor> mo
                          double c) {
   const Tensor grad = torch::stable::contiguous(grad_);
   if (moment) check_moment(x, *moment, x.numel());
-  step_rows(x, grad, [&]<class T>(std::int64_t begin, std::int64_t end, T) {
+  step_rows(x, grad, [&]<class T>(int width, std::int64_t begin, std::int64_t end, T) {
     const SgdOptions<T> options{T(lr), T(momentum), T(dampening), T(weight_decay), nesterov};
     cpu::sgd_rows(Space<T>(c, 0), options, write<T>(x), read<T>(grad),
-                  moment ? write<T>(*moment) : nullptr, static_cast<int>(x.size(1)), begin, end);
+                  moment ? write<T>(*moment) : nullptr, width, begin, end);
   });
 }
 
@@ -272,11 +323,11 @@ void riemannian_adam_step(Tensor x, const Tensor& grad_, Tensor moment, Tensor s
   const Tensor grad = torch::stable::contiguous(grad_);
   check_moment(x, moment, x.numel());
   check_moment(x, second, x.size(0));
-  step_rows(x, grad, [&]<class T>(std::int64_t begin, std::int64_t end, T) {
+  step_rows(x, grad, [&]<class T>(int width, std::int64_t begin, std::int64_t end, T) {
     const AdamOptions<T> options{T(lr),           T(beta1),       T(beta2),      T(eps),
                                  T(weight_decay), T(correction1), T(correction2)};
     cpu::adam_rows(Space<T>(c, 0), options, write<T>(x), read<T>(grad), write<T>(moment),
-                   write<T>(second), static_cast<int>(x.size(1)), begin, end);
+                   write<T>(second), width, begin, end);
   });
 }
 
@@ -304,13 +355,13 @@ STABLE_TORCH_LIBRARY_IMPL(hdrm, CPU, m) {
   HDRM_ROWS(egrad2rgrad, 2);
   HDRM_GRADIENTS(egrad2rgrad_backward, 3, 2);
   HDRM_NUMBERS(distance, 2);
-  HDRM_GRADIENTS(distance_backward, 3, 2);
+  HDRM_NUMBER_GRADIENTS(distance_backward, 3, 2);
   HDRM_NUMBERS(sqdist, 2);
-  HDRM_GRADIENTS(sqdist_backward, 3, 2);
+  HDRM_NUMBER_GRADIENTS(sqdist_backward, 3, 2);
   HDRM_NUMBERS(sqdist0, 2);
-  HDRM_GRADIENTS(sqdist0_backward, 3, 2);
+  HDRM_NUMBER_GRADIENTS(sqdist0_backward, 3, 2);
   HDRM_ROW_OP(margin_ranking, 3, 1, kNumberPerRow, call_with_margin);
-  HDRM_ROW_OP(margin_ranking_backward, 4, 3, kGradients, call_with_margin);
+  HDRM_ROW_OP(margin_ranking_backward, 4, 3, kGradientsOfNumber, call_with_margin);
 }
 
 }  // namespace

@@ -11,8 +11,10 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <limits>
 
 #include "cpu/parallel.h"
+#include "rows/storage.h"
 
 namespace hdrm {
 
@@ -24,8 +26,30 @@ template <class F>
 void by_type(const Tensor& tensor, F f) {
   if (tensor.scalar_type() == ScalarType::Float) return f(float());
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double,
-                  "hdrm's kernels take float32 or float64 tensors");
+                  "hdrm: this op takes float32 or float64 tensors");
   f(double());
+}
+
+// The same for tensors that may have 16 bits: f gets a Bfloat16 or a Half then.
+template <class F>
+void by_storage(const Tensor& tensor, F f) {
+  if (tensor.scalar_type() == ScalarType::BFloat16) return f(Bfloat16());
+  if (tensor.scalar_type() == ScalarType::Half) return f(Half());
+  by_type(tensor, f);
+}
+
+// What elements of the tensor are computed in.
+inline ScalarType arithmetic(const Tensor& tensor) {
+  const bool is_double = tensor.scalar_type() == ScalarType::Double;
+  return is_double ? ScalarType::Double : ScalarType::Float;
+}
+
+// The width of a table's rows, which kernels hold in an int and divide by.
+inline int width_of(const Tensor& table) {
+  const std::int64_t width = table.dim() > 0 ? table.size(table.dim() - 1) : 0;
+  STD_TORCH_CHECK(0 < width && width <= std::numeric_limits<int>::max(),
+                  "hdrm: rows must have 1 to 2^31 - 1 elements, got ", width);
+  return static_cast<int>(width);
 }
 
 template <class T>

@@ -149,3 +149,20 @@ def info(schedule, preset) -> None:
         console.print(report.settings_table(f"preset {preset}", PRESETS[preset]))
     else:
         console.print(report.info_table(build_info(), available_backends()))
+
+
+@cli.command()
+@click.option("--full", is_flag=True, help="All tile sizes, widths and dtypes: many minutes.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write the tables into a file.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to a "
+              "file.")  # fmt: skip
+@click.option("--keep", type=click.Path(path_type=Path), help="A folder for PTX and cubins.")
+def kernels(full, markdown, json_file, keep) -> int:
+    """Compile the Triton kernels for sm_80, sm_90 and sm_100 and print what became of them.
+
+    Needs no GPU. Registers, spills, shared memory, occupancy and bytes moved are computed, not
+    measured. Exit code 1: something is not as required; the last lines say what.
+    """
+    from .kernels import report
+
+    return report.run(full, markdown, json_file, keep)

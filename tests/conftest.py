@@ -1,5 +1,14 @@
+"""Set up for all tests; before Triton is imported, so that its interpreter runs the Triton kernels on
+a machine without a GPU.
+"""
+
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +21,25 @@ def nan_in_fresh_memory():
     yield
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+def pytest_collection_modifyitems(items):
+    """Where a backend runs on the GPU its tests are `-m gpu` too."""
+    for item in items:
+        if _on_gpu(item):
+            item.add_marker(pytest.mark.gpu)
+
+
+def _on_gpu(item) -> bool:
+    backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+    return backend in ("cuda", "triton") and torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def on_the_backends_device(request):
+    """Tests of a GPU backend make their tensors on the GPU."""
+    if not _on_gpu(request.node):
+        yield
+        return
+    with torch.device("cuda"):
+        yield

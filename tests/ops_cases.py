@@ -17,15 +17,20 @@ BACKENDS = [name for name, state in ops.available_backends().items() if state ==
 
 
 def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _device() -> torch.device:
+    """Where this test's tensors belong: see tests/conftest.py. Random numbers are the CPU's."""
+    return torch.get_default_device()
 
 
 def tangents(rows: int, width: int, dtype=torch.float64, radius: float = 1.5, seed: int = 0):
     """Tangent vectors at the origin whose lengths are spread over (0, radius)."""
     g = generator(seed)
-    u = torch.randn(rows, width, generator=g, dtype=torch.float64)
+    u = torch.randn(rows, width, generator=g, dtype=torch.float64, device="cpu").to(_device())
     u[:, 0] = 0
-    length = radius * torch.rand(rows, 1, generator=g, dtype=torch.float64)
+    length = radius * torch.rand(rows, 1, generator=g, dtype=torch.float64, device="cpu").to(_device())
     return (u / u.norm(dim=1, keepdim=True).clamp(min=1e-9) * length).to(dtype)
 
 
@@ -35,18 +40,17 @@ def points(rows: int, width: int, c: float, dtype=torch.float64, radius: float =
 
 
 def vectors(rows: int, width: int, dtype=torch.float64, seed: int = 0):
-    return torch.randn(rows, width, generator=generator(seed), dtype=torch.float64).to(dtype)
+    g = generator(seed)
+    return torch.randn(rows, width, generator=g, dtype=torch.float64, device="cpu").to(_device(), dtype)
 
 
 def small_graph(num_users: int = 5, num_items: int = 4, edges: int = 11) -> BipartiteGraph:
     """A graph with an isolated user and an isolated item."""
     g = generator(3)
-    return BipartiteGraph.from_interactions(
-        torch.randint(num_users - 1, (edges,), generator=g),
-        torch.randint(num_items - 1, (edges,), generator=g),
-        num_users,
-        num_items,
+    users, items = (
+        torch.randint(count - 1, (edges,), generator=g, device="cpu") for count in (num_users, num_items)
     )
+    return BipartiteGraph.from_interactions(users, items, num_users, num_items).to(_device())
 
 
 @dataclass(frozen=True)
@@ -83,19 +87,23 @@ def _base(*kinds: str):
     return make
 
 
-GRAPHS: dict[int, BipartiteGraph] = {}  # by number of nodes; built before a case runs
+# By number of nodes and kind of device; built before a case runs.
+GRAPHS: dict[tuple[int, str], BipartiteGraph] = {}
 
 
 def _with_graph(make):
     def make_with_graph(n, w, c, dtype):
-        GRAPHS.setdefault(n, small_graph(num_users=n - 4))
+        GRAPHS.setdefault((n, _device().type), small_graph(num_users=n - 4))
         return make(n, w, c, dtype)
 
     return make_with_graph
 
 
 def _propagate(**options):
-    return lambda x, *, c: ops.propagate(x, GRAPHS[x.shape[0]], 3, c=c, **options)
+    def run(x, *, c):
+        return ops.propagate(x, GRAPHS[x.shape[0], x.device.type], 3, c=c, **options)
+
+    return run
 
 
 def _noise_inputs(n, device):
@@ -150,7 +158,7 @@ def poisoned(tensor: Tensor, contiguous: bool = True) -> Tensor:
     """The same values inside a larger buffer of NaN, so that reading beside them shows."""
     rows, width = tensor.shape
     gap = 0 if contiguous else 3
-    buffer = torch.full((rows + 2, width + gap), torch.nan, dtype=tensor.dtype)
+    buffer = torch.full((rows + 2, width + gap), torch.nan, dtype=tensor.dtype, device=tensor.device)
     view = buffer[1 : rows + 1, :width]
     view.copy_(tensor)
     return view

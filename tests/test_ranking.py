@@ -64,9 +64,13 @@ def test_topk_in_float32_where_the_product_cancels(backend, radius):
         expected = ops.distance(users[:, None], items[None])
     exact = ranking(users.double(), items.double(), 10, 1.0)[0]
     torch.testing.assert_close(value.double(), exact, rtol=3e-5, atol=0)
-    order, ids = torch.sort(expected, dim=1, stable=True)
-    assert torch.equal(value, order[:, :10])
-    assert torch.equal(index, ids[:, :10])
+    # Two compilations of one formula may differ in the last bits, and so in the order of what is
+    # as good as equal; nothing further away is taken, and nothing twice.
+    order, _ = torch.sort(expected, dim=1)
+    torch.testing.assert_close(value, order[:, :10], rtol=1e-6, atol=0)
+    torch.testing.assert_close(value, expected.gather(1, index), rtol=1e-6, atol=0)
+    assert (value.diff(dim=1) >= 0).all()
+    assert all(len(set(row)) == 10 for row in index.tolist())
 
 
 @by_backend

@@ -1,4 +1,4 @@
-"""Tangent vectors kept in 16 bits: widened for float32 arithmetic, gradients rounded back once."""
+"""Tangent vectors kept in 16 bits: widened for float32 arithmetic, what is written rounded once."""
 
 from __future__ import annotations
 
@@ -44,24 +44,100 @@ def test_row_ops(backend, dtype, name, rows):
         assert (error <= HALF_ULP[dtype] * 1.001 * want.abs() + 1e-6 * want.abs().max() + smallest).all()
 
 
+T, ALPHA_BAR = torch.arange(9) % 3, torch.tensor([0.9, 0.5, 0.1])
+
+
+def noised(op):
+    return lambda z: op(z, T.to(z.device), ALPHA_BAR.to(z.device), seed=3)
+
+
+TABLE_OPS = {
+    "isotropic_noise": noised(ops.isotropic_noise),
+    "directional_noise": noised(ops.directional_noise),
+    "propagate": lambda z: ops.propagate(z, small_graph(), 3, space="tangent"),
+    "propagate[lightgcn]": lambda z: ops.propagate(
+        z, small_graph(), 4, space="tangent", normalization="symmetric", combine="mean"
+    ),
+}
+
+
 @by_backend
 @by_dtype
-def test_noise_statistics_and_propagation(backend, dtype):
-    z = tangents(9, 12, dtype, radius=2.0)
-    t, alpha_bar = torch.arange(9) % 3, torch.tensor([0.9, 0.5, 0.1])
-    graph = small_graph()
+@pytest.mark.parametrize("name", TABLE_OPS)
+def test_tables(backend, dtype, name):
+    """Results and gradients in the table's dtype, as near to float64 as it allows: one rounding."""
+    run = TABLE_OPS[name]
+    z, g = tangents(9, 21, dtype, radius=2.0).requires_grad_(), vectors(9, 21, dtype, seed=1)
+    exact = z.detach().double().requires_grad_()
+    with ops.use_backend("reference"):
+        expected = run(exact)
+        (wanted,) = torch.autograd.grad(expected, exact, g.double())
     with ops.use_backend(backend):
-        for run in (
-            lambda x: ops.isotropic_noise(x, t, alpha_bar, seed=3),
-            lambda x: ops.directional_noise(x, t, alpha_bar, seed=3),
-            lambda x: ops.propagate(x, graph, 3, space="tangent"),
-        ):
-            found = run(z)
-            assert found.dtype == dtype
+        found = run(z)
+        (gradient,) = torch.autograd.grad(found, z, g)
+        if backend == "cpu":
             assert torch.equal(found, run(z.float()).to(dtype))
-        mean, std = ops.column_statistics(z)
-        assert mean.dtype == std.dtype == torch.float32
-        assert torch.equal(std, ops.column_statistics(z.float())[1])
+    rounded = wanted.abs()
+    if name == "directional_noise":  # the parts through z0 and through μ, σ, and their sum
+        through_z0 = ALPHA_BAR[T].sqrt().to(g.device)[:, None] * g.double()
+        rounded = rounded + through_z0.abs() + (wanted - through_z0).abs()
+    for got, want, size in ((found, expected, expected.abs()), (gradient, wanted, rounded)):
+        assert got.dtype == dtype
+        error = (got.double() - want).abs()
+        assert (error <= HALF_ULP[dtype] * 1.001 * size + 1e-6 * want.abs().max()).all()
+        assert (got[:, 0] == 0).all()
+
+
+@by_backend
+@by_dtype
+def test_statistics(backend, dtype):
+    """float32 results as exact as from float32 inputs; the gradient in the input's dtype."""
+    z = tangents(9, 21, dtype, radius=2.0).requires_grad_()
+    exact = z.detach().double().requires_grad_()
+    weights = [vectors(21, 1, torch.float32, seed=k)[:, 0] for k in range(2)]
+    with ops.use_backend("reference"):
+        expected = ops.column_statistics(exact)
+        (wanted,) = torch.autograd.grad(expected, exact, [w.double() for w in weights])
+    with ops.use_backend(backend):
+        found = ops.column_statistics(z)
+        (gradient,) = torch.autograd.grad(found, z, weights)
+    for got, want in zip(found, expected):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-7)
+    assert gradient.dtype == dtype
+    error = (gradient.double() - wanted).abs()
+    assert (error <= HALF_ULP[dtype] * 1.001 * wanted.abs() + 1e-6 * wanted.abs().max()).all()
+
+
+@by_dtype
+@pytest.mark.parametrize("namespace", ["hdrm", "hdrm_reference"])
+@pytest.mark.parametrize(
+    "name", ["directional_noise", "isotropic_noise", "column_statistics", "propagate"]
+)
+def test_opcheck(dtype, namespace, name):
+    """What the fakes promise, backward included, is what 16-bit tables get."""
+    z, graph, seed = tangents(9, 6, dtype), small_graph(), torch.tensor([5])
+    signal, noise = torch.full((9,), 0.8), torch.full((9,), 0.6)
+    arguments = {
+        "directional_noise": (z, *ops.column_statistics(z), signal, noise, seed),
+        "isotropic_noise": (z, signal, noise, seed),
+        "column_statistics": (z,),
+        "propagate": (z, graph.rowptr, graph.col, 3, 1.0, False, False, True),
+    }[name]
+    library = getattr(torch.ops, namespace)
+    grads = getattr(library, name)(*arguments)
+    grads = grads if isinstance(grads, tuple) else (grads,)
+    torch.library.opcheck(getattr(library, f"{name}_backward").default, (*grads, *arguments))
+    leaf = (z.clone().requires_grad_(), *arguments[1:])
+    torch.library.opcheck(getattr(library, name).default, leaf)
+
+
+@by_dtype
+def test_given_statistics_are_float32(dtype):
+    z = tangents(9, 5, dtype)
+    mean, std = ops.column_statistics(z)
+    with pytest.raises(TypeError, match="the arithmetic of z0 is torch.float32, std is torch"):
+        ops.directional_noise(z, T, ALPHA_BAR, statistics=(mean, std.to(dtype)))
 
 
 @by_dtype

@@ -16,14 +16,14 @@ constexpr std::int64_t kSegment = 4096;
 constexpr int kPrefetch = 6;  // neighbours ahead
 
 // sum[0 … W) ← Σ factor[col[e]]·table[col[e]] over the edges; factor null means 1.
-template <int W, class T>
-HDRM_FN void gather_columns(const T* table, const T* factor, const std::int32_t* col,
+template <int W, class S, class T>
+HDRM_FN void gather_columns(const S* table, const T* factor, const std::int32_t* col,
                             std::int64_t count, int width, T* sum) {
   T local[W] = {};
   for (std::int64_t e = 0; e < count; ++e) {
-    const T* row = table + static_cast<std::int64_t>(col[e]) * width;
-    const T* ahead = table + static_cast<std::int64_t>(col[std::min(e + kPrefetch, count - 1)]) * width;
-    for (int k = 0; k < W; k += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(ahead + k);
+    const S* row = table + static_cast<std::int64_t>(col[e]) * width;
+    const S* ahead = table + static_cast<std::int64_t>(col[std::min(e + kPrefetch, count - 1)]) * width;
+    for (int k = 0; k < W; k += 64 / static_cast<int>(sizeof(S))) __builtin_prefetch(ahead + k);
     if (factor) {
       const T f = factor[col[e]];
 #pragma omp simd
@@ -38,8 +38,8 @@ HDRM_FN void gather_columns(const T* table, const T* factor, const std::int32_t*
 }
 
 // The same for all columns: 64 at a time stay in registers.
-template <class T>
-HDRM_FN void gather_row(const T* table, const T* factor, const std::int32_t* col,
+template <class S, class T>
+HDRM_FN void gather_row(const S* table, const T* factor, const std::int32_t* col,
                         std::int64_t count, int width, T* sum) {
   int k = 0;
   for (; k + 64 <= width; k += 64) gather_columns<64>(table + k, factor, col, count, width, sum + k);
@@ -83,45 +83,61 @@ struct Plan {
   }
 };
 
-// One round over all nodes: gather, then what forward_row or backward_row make of the sum.
-template <class T>
+// One round over all nodes: gather, then what middle_row or last_row make of the sum.
+template <class S>
 struct Round {
-  const Propagation<T>* p;
+  using T = Arithmetic<S>;
+  const Propagation<S>* p;
   const Plan* plan;
-  const T* table;   // what is gathered …
+  const S* source;  // x or the gradient: what the first round gathers and every round adds …
   const T* factor;  // … times this of each node, if not null
+  const T* table;   // what the others gather; null in the first
   T* partial;       // sums of the segments of heavy rows
-  bool transposed, first, last;
-  const T *x, *g;   // forward: x;  backward: x and g
-  T weight, scale;  // backward: of g;  both: of the result in the last round
-  T *out, *next;
+  bool transposed, last;
+  T* next;          // filled by all rounds but the last, which fills `out`:
+  T weight, scale;  // of the source and of the result
+  const S* x;       // points whose logmap0 the gradient goes through, or null
+  S* out;
 };
 
-template <class T>
-HDRM_FN void run_factors(const Round<T>& r, std::int64_t begin, std::int64_t end) {
-  const Propagation<T>& p = *r.p;
+template <class S>
+HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+  using T = Arithmetic<S>;
+  const Propagation<S>& p = *r.p;
   const Serial team;
   for (std::int64_t i = begin; i < end; ++i) {
     const NodeScale<T> node(p.rowptr[i + 1] - p.rowptr[i], p.symmetric, r.transposed);
     const bool map = p.lorentz && !r.transposed;
     p.factor[i] =
-        node.before * (map ? logmap0_scale(team, p.space, r.x + i * p.width, p.width) : T(1));
+        node.before * (map ? logmap0_scale(team, p.space, r.source + i * p.width, p.width) : T(1));
   }
 }
 
-template <class T>
-HDRM_FN void run_segments(const Round<T>& r, std::int64_t begin, std::int64_t end) {
-  const int n = r.p->width;
+// Over the edges `begin` … `begin` + `count` − 1.
+template <class S>
+HDRM_FN void gather(const Round<S>& r, std::int64_t begin, std::int64_t count,
+                    Arithmetic<S>* sum) {
+  const std::int32_t* col = r.p->col + begin;
+  if (r.table) {
+    gather_row(r.table, static_cast<const Arithmetic<S>*>(nullptr), col, count, r.p->width, sum);
+  } else {
+    gather_row(r.source, r.factor, col, count, r.p->width, sum);
+  }
+}
+
+template <class S>
+HDRM_FN void run_segments(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   for (std::int64_t s = begin; s < end; ++s) {
     const std::int64_t edge = r.plan->begin[s];
-    gather_row(r.table, r.factor, r.p->col + edge, r.plan->end[s] - edge, n, r.partial + s * n);
+    gather(r, edge, r.plan->end[s] - edge, r.partial + s * r.p->width);
   }
 }
 
-template <class T>
-HDRM_FN void run_nodes(const Round<T>& r, std::int64_t begin, std::int64_t end) {
+template <class S>
+HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+  using T = Arithmetic<S>;
   const Serial team;
-  const Propagation<T>& p = *r.p;
+  const Propagation<S>& p = *r.p;
   const Plan& plan = *r.plan;
   const int n = p.width;
   std::vector<T> sum(n);
@@ -130,7 +146,7 @@ HDRM_FN void run_nodes(const Round<T>& r, std::int64_t begin, std::int64_t end) 
   for (std::int64_t i = begin; i < end; ++i) {
     const std::int64_t row = i * n, degree = p.rowptr[i + 1] - p.rowptr[i];
     if (degree <= kSegment) {
-      gather_row(r.table, r.factor, p.col + p.rowptr[i], degree, n, sum.data());
+      gather(r, p.rowptr[i], degree, sum.data());
     } else {
       std::fill(sum.begin(), sum.end(), T(0));
       for (std::int64_t s = plan.first[heavy]; s < plan.first[heavy + 1]; ++s) {
@@ -138,68 +154,69 @@ HDRM_FN void run_nodes(const Round<T>& r, std::int64_t begin, std::int64_t end) 
       }
       ++heavy;
     }
-    if (!p.symmetric) {  // λ = 1: the node itself
-      const T f = r.factor ? r.factor[i] : T(1);
-      team.each(n, [&](int k) { sum[k] += f * r.table[row + k]; });
+    const S* source = r.source + row;
+    const T factor = r.factor ? r.factor[i] : T(1);
+    if (!p.symmetric && r.table) {  // λ = 1: the node itself
+      team.each(n, [&](int k) { sum[k] += r.table[row + k]; });
+    } else if (!p.symmetric) {
+      team.each(n, [&](int k) { sum[k] += factor * source[k]; });
     }
     const NodeScale<T> node(degree, p.symmetric, r.transposed);
-    T* next = r.next ? r.next + row : nullptr;
-    if (!r.transposed) {
-      T start = r.first && p.mean ? T(1) : T(0);
-      if (start != 0 && p.lorentz) start = logmap0_scale(team, p.space, r.x + row, n);
-      forward_row(team, node, sum.data(), r.x + row, start, r.first, r.scale, r.out + row, next, n);
-    } else if (!r.last) {
-      backward_row(team, node, sum.data(), r.g + row, r.weight, next, n);
-    } else {
-      backward_last_row(team, p.space, node, sum.data(), r.g + row, r.weight, r.scale, p.lorentz,
-                        r.x + row, r.out + row, n);
+    if (!r.last) {
+      middle_row(team, node, sum.data(), factor, source, r.next + row, n);
+      continue;
     }
+    const bool of_points = p.lorentz && !r.transposed && r.weight != 0;
+    const T weight = of_points ? logmap0_scale(team, p.space, source, n) : r.weight;
+    last_row(team, p.space, node, sum.data(), source, weight, r.scale, r.x ? r.x + row : nullptr,
+             r.out + row, n);
   }
 }
 
 // Functions of their own for each type, since clones are not made of templates.
-#define HDRM_RANGES(T)                                                                         \
-  HDRM_CLONES void factors(const Round<T>& r, std::int64_t begin, std::int64_t end) {          \
+#define HDRM_RANGES(S)                                                                         \
+  HDRM_CLONES void factors(const Round<S>& r, std::int64_t begin, std::int64_t end) {          \
     run_factors(r, begin, end);                                                                \
   }                                                                                            \
-  HDRM_CLONES void segments(const Round<T>& r, std::int64_t begin, std::int64_t end) {         \
+  HDRM_CLONES void segments(const Round<S>& r, std::int64_t begin, std::int64_t end) {         \
     run_segments(r, begin, end);                                                               \
   }                                                                                            \
-  HDRM_CLONES void nodes(const Round<T>& r, std::int64_t begin, std::int64_t end) {            \
+  HDRM_CLONES void nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) {            \
     run_nodes(r, begin, end);                                                                  \
   }
 HDRM_RANGES(float)
 HDRM_RANGES(double)
+HDRM_RANGES(Bfloat16)
+HDRM_RANGES(Half)
 
-// The rounds of either direction. The first gathers `source` times a factor per node; the others
-// gather the work table that the round before filled, already scaled.
-template <class T>
-void run_rounds(const Parallel& parallel, const Propagation<T>& p, bool transposed,
-                const T* source, const T* x, const T* g, T* out) {
+// The rounds of either direction: out ← (Σ Â^l·s over l = 1 … L, and s itself for the mean)·scale
+// by Horner's rule, with s = source·factor/T. Work tables hold T·t, ready to be gathered.
+template <class S>
+void run_rounds(const Parallel& parallel, const Propagation<S>& p, bool transposed,
+                const S* source, const S* x, S* out) {
+  using T = Arithmetic<S>;
   const Plan plan(p.rowptr, p.num_nodes, parallel.num_threads);
   const auto num_segments = static_cast<std::int64_t>(plan.begin.size());
   std::vector<T> partial(num_segments * p.width);
-  Round<T> r{};
+  Round<S> r{};
   r.p = &p;
   r.plan = &plan;
+  r.source = source;
   r.partial = partial.data();
   r.transposed = transposed;
+  r.weight = p.mean ? T(1) : T(0);
+  r.scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
   r.x = x;
-  r.g = g;
   r.out = out;
-  const bool plain = !p.symmetric && (transposed ? false : !p.lorentz);
-  if (!plain) {
+  if (p.symmetric || transposed || p.lorentz) {
     parallel.loop(p.num_nodes, 4096,
                   [&](std::int64_t begin, std::int64_t end) { factors(r, begin, end); });
+    r.factor = p.factor;
   }
-  for (int layer = 1; layer <= p.num_layers; ++layer) {
-    r.first = layer == 1;
+  for (std::int64_t layer = 1; layer <= p.num_layers; ++layer) {
     r.last = layer == p.num_layers;
-    r.table = r.first ? source : p.work[layer % 2];
-    r.factor = r.first && !plain ? p.factor : nullptr;
-    r.next = r.last ? nullptr : p.work[(layer + 1) % 2];
-    r.weight = r.last && !p.mean ? T(0) : T(1);
-    r.scale = r.last && p.mean ? T(1) / (p.num_layers + 1) : T(1);
+    r.table = layer == 1 ? nullptr : p.work[layer % 2];
+    r.next = p.work[(layer + 1) % 2];
     parallel.loop(num_segments, 1,
                   [&](std::int64_t begin, std::int64_t end) { segments(r, begin, end); });
     parallel.loop(static_cast<std::int64_t>(plan.cuts.size()) - 1, 1,
@@ -211,22 +228,23 @@ void run_rounds(const Parallel& parallel, const Propagation<T>& p, bool transpos
 
 }  // namespace
 
-template <class T>
-void propagate(const Parallel& parallel, const Propagation<T>& p, const T* x, T* out) {
-  run_rounds(parallel, p, false, x, x, static_cast<const T*>(nullptr), out);
+template <class S>
+void propagate(const Parallel& parallel, const Propagation<S>& p, const S* x, S* out) {
+  run_rounds(parallel, p, false, x, static_cast<const S*>(nullptr), out);
 }
 
-template <class T>
-void propagate_backward(const Parallel& parallel, const Propagation<T>& p, const T* g, const T* x,
-                        T* gx) {
-  run_rounds(parallel, p, true, g, x, g, gx);
+template <class S>
+void propagate_backward(const Parallel& parallel, const Propagation<S>& p, const S* g, const S* x,
+                        S* gx) {
+  run_rounds(parallel, p, true, g, p.lorentz ? x : nullptr, gx);
 }
 
-template void propagate(const Parallel&, const Propagation<float>&, const float*, float*);
-template void propagate(const Parallel&, const Propagation<double>&, const double*, double*);
-template void propagate_backward(const Parallel&, const Propagation<float>&, const float*,
-                                 const float*, float*);
-template void propagate_backward(const Parallel&, const Propagation<double>&, const double*,
-                                 const double*, double*);
+#define HDRM_DEFINE(S)                                                                      \
+  template void propagate(const Parallel&, const Propagation<S>&, const S*, S*);            \
+  template void propagate_backward(const Parallel&, const Propagation<S>&, const S*, const S*, S*);
+HDRM_DEFINE(float)
+HDRM_DEFINE(double)
+HDRM_DEFINE(Bfloat16)
+HDRM_DEFINE(Half)
 
 }  // namespace hdrm::cpu

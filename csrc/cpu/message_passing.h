@@ -4,30 +4,35 @@
 
 #include "cpu/parallel.h"
 #include "rows/math.h"
+#include "rows/storage.h"
 
 namespace hdrm::cpu {
 
-// Tables are (num_nodes, width), rows contiguous.
-template <class T>
+// Tables are (num_nodes, width), rows contiguous; x, its gradient and the results of float, double,
+// Bfloat16 or Half.
+template <class S>
 struct Propagation {
+  using T = Arithmetic<S>;
   const std::int64_t* rowptr;
   const std::int32_t* col;
   std::int64_t num_nodes;
   int width;
-  int num_layers;
+  std::int64_t num_layers;
   bool lorentz, symmetric, mean;
   Space<T> space;
   T* factor;   // (num_nodes,) scratch
-  T* work[2];  // two tables of scratch; unused where num_layers does not need them
+  // Tables of scratch: round l gathers work[l % 2] and fills the other one, the last round `out`.
+  // So two layers use work[0] alone, and `out` may serve as the one that the last does not gather.
+  T* work[2];
 };
 
 // out ← Σ or mean of the rounds of x.
-template <class T>
-void propagate(const Parallel& parallel, const Propagation<T>& p, const T* x, T* out);
+template <class S>
+void propagate(const Parallel& parallel, const Propagation<S>& p, const S* x, S* out);
 
 // gx ← gradient of x, from the gradient g of out.
-template <class T>
-void propagate_backward(const Parallel& parallel, const Propagation<T>& p, const T* g, const T* x,
-                        T* gx);
+template <class S>
+void propagate_backward(const Parallel& parallel, const Propagation<S>& p, const S* g, const S* x,
+                        S* gx);
 
 }  // namespace hdrm::cpu

@@ -24,11 +24,12 @@ std::int64_t grain_blocks(int width) {
 }
 
 // What the loops over rows or blocks below read and write.
-template <class T>
+template <class S>
 struct Task {
-  Noising<T> in;
-  const T* g;
-  T* out;
+  using T = Arithmetic<S>;
+  Noising<S> in;
+  const S* g;
+  S* out;
   T* partial;  // (blocks, 2, width): the two column sums of each block
   const T *base, *slope, *shift;  // (width,) each, of column_statistics_backward
 };
@@ -54,53 +55,55 @@ HDRM_FN void with_noise(std::int64_t seed, int width, std::int64_t begin, std::i
   }
 }
 
-template <class T>
-HDRM_FN void run_add(const Task<T>& task, std::int64_t begin, std::int64_t end) {
-  const Noising<T>& in = task.in;
+template <class S>
+HDRM_FN void run_add(const Task<S>& task, std::int64_t begin, std::int64_t end) {
+  using T = Arithmetic<S>;
+  const Noising<S>& in = task.in;
   const Serial team;
   with_noise(in.seed, in.width, begin, end, [&](std::int64_t row, const float* e) {
-    const T* z = in.z0 + row * in.width;
-    T* out = task.out + row * in.width;
+    const S* z = in.z0 + row * in.width;
+    S* out = task.out + row * in.width;
     const T a = in.signal[row], b = in.noise[row];
     if (in.mean) {
       team.each(in.width, [&](int k) {
-        out[k] = directional(z[k], T(e[k]), in.mean[k], in.std[k], a, b);
+        out[k] = directional<T>(z[k], e[k], in.mean[k], in.std[k], a, b);
       });
     } else {
-      team.each(in.width, [&](int k) { out[k] = isotropic(z[k], T(e[k]), a, b); });
+      team.each(in.width, [&](int k) { out[k] = isotropic<T>(z[k], e[k], a, b); });
     }
     out[0] = 0;
   });
 }
 
-template <class T>
-HDRM_FN void run_signal(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+template <class S>
+HDRM_FN void run_signal(const Task<S>& task, std::int64_t begin, std::int64_t end) {
   const Serial team;
   const int n = task.in.width;
   for (std::int64_t row = begin; row < end; ++row) {
-    const T a = task.in.signal[row];
+    const Arithmetic<S> a = task.in.signal[row];
     team.each(n, [&](int k) { task.out[row * n + k] = a * task.g[row * n + k]; });
     task.out[row * n] = 0;
   }
 }
 
 // Over blocks: gz0, and the block's sums b·g and b·g·sgn(z0)|ε| of every column.
-template <class T>
-HDRM_FN void run_add_backward(const Task<T>& task, std::int64_t begin, std::int64_t end) {
-  const Noising<T>& in = task.in;
+template <class S>
+HDRM_FN void run_add_backward(const Task<S>& task, std::int64_t begin, std::int64_t end) {
+  using T = Arithmetic<S>;
+  const Noising<S>& in = task.in;
   const Serial team;
   const int n = in.width;
   with_noise(in.seed, n, begin * kBlockRows, std::min(end * kBlockRows, in.rows),
              [&](std::int64_t row, const float* e) {
-    const T *z = in.z0 + row * n, *g = task.g + row * n;
-    T* gz = task.out + row * n;
+    const S *z = in.z0 + row * n, *g = task.g + row * n;
+    S* gz = task.out + row * n;
     T* gmean = task.partial + row / kBlockRows * 2 * n;
     T* gstd = gmean + n;
     const T a = in.signal[row], b = in.noise[row];
     team.each(n, [&](int k) {
       const T of_noise = b * g[k];
       gmean[k] += of_noise;
-      gstd[k] += of_noise * directed(z[k], T(e[k]));
+      gstd[k] += of_noise * directed<T>(z[k], e[k]);
       gz[k] = a * g[k];
     });
     gz[0] = 0;
@@ -109,18 +112,19 @@ HDRM_FN void run_add_backward(const Task<T>& task, std::int64_t begin, std::int6
 
 // Over blocks: mean and sum of squared deviations of every column (Welford), of values less those
 // of row 0. A column far from 0 thus keeps its digits, and one without spread has exactly none.
-template <class T>
-HDRM_FN void run_statistics(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+template <class S>
+HDRM_FN void run_statistics(const Task<S>& task, std::int64_t begin, std::int64_t end) {
+  using T = Arithmetic<S>;
   const Serial team;
   const int n = task.in.width;
-  const T* pivot = task.in.z0;
+  const S* pivot = task.in.z0;
   for (std::int64_t block = begin; block < end; ++block) {
     T* mean = task.partial + block * 2 * n;
     T* squares = mean + n;
     const std::int64_t first = block * kBlockRows;
     const std::int64_t last = std::min(first + kBlockRows, task.in.rows);
     for (std::int64_t row = first; row < last; ++row) {
-      const T* z = task.in.z0 + row * n;
+      const S* z = task.in.z0 + row * n;
       const T share = T(1) / static_cast<T>(row - first + 1);
       team.each(n, [&](int k) {
         const T value = z[k] - pivot[k], step = value - mean[k];
@@ -131,14 +135,14 @@ HDRM_FN void run_statistics(const Task<T>& task, std::int64_t begin, std::int64_
   }
 }
 
-template <class T>
-HDRM_FN void run_statistics_backward(const Task<T>& task, std::int64_t begin, std::int64_t end) {
+template <class S>
+HDRM_FN void run_statistics_backward(const Task<S>& task, std::int64_t begin, std::int64_t end) {
   const Serial team;
   const int n = task.in.width;
-  const T* pivot = task.in.z0;
+  const S* pivot = task.in.z0;
   for (std::int64_t row = begin; row < end; ++row) {
-    const T* z = task.in.z0 + row * n;
-    T* out = task.out + row * n;
+    const S* z = task.in.z0 + row * n;
+    S* out = task.out + row * n;
     team.each(n, [&](int k) {
       out[k] = task.base[k] + task.slope[k] * ((z[k] - pivot[k]) - task.shift[k]);
     });
@@ -147,11 +151,14 @@ HDRM_FN void run_statistics_backward(const Task<T>& task, std::int64_t begin, st
 }
 
 // Functions of their own for each type, since clones are not made of templates.
-#define HDRM_LOOP(name, T)                                                           \
-  HDRM_CLONES void name(const Task<T>& task, std::int64_t begin, std::int64_t end) { \
+#define HDRM_LOOP(name, S)                                                           \
+  HDRM_CLONES void name(const Task<S>& task, std::int64_t begin, std::int64_t end) { \
     run_##name(task, begin, end);                                                    \
   }
-#define HDRM_LOOPS(name) HDRM_LOOP(name, float) HDRM_LOOP(name, double)
+#define HDRM_LOOPS(name)  \
+  HDRM_LOOP(name, float)  \
+  HDRM_LOOP(name, double) \
+  HDRM_LOOP(name, Bfloat16) HDRM_LOOP(name, Half)
 HDRM_LOOPS(add)
 HDRM_LOOPS(signal)
 HDRM_LOOPS(add_backward)
@@ -163,11 +170,12 @@ HDRM_LOOPS(statistics_backward)
 struct Moments {
   std::vector<double> mean, squares;
 
-  template <class T>
-  Moments(const Parallel& parallel, const T* z0, std::int64_t rows, int width)
+  template <class S>
+  Moments(const Parallel& parallel, const S* z0, std::int64_t rows, int width)
       : mean(width), squares(width) {
+    using T = Arithmetic<S>;
     std::vector<T> partial(num_blocks(rows) * 2 * width);
-    Task<T> task{};
+    Task<S> task{};
     task.in.z0 = z0;
     task.in.rows = rows;
     task.in.width = width;
@@ -195,21 +203,21 @@ struct Moments {
 
 }  // namespace
 
-template <class T>
-void add_noise(const Parallel& parallel, const Noising<T>& in, T* out) {
-  Task<T> task{};
+template <class S>
+void add_noise(const Parallel& parallel, const Noising<S>& in, S* out) {
+  Task<S> task{};
   task.in = in;
   task.out = out;
   parallel.loop(in.rows, grain_rows(in.width),
                 [&](std::int64_t begin, std::int64_t end) { add(task, begin, end); });
 }
 
-template <class T>
-void directional_noise_backward(const Parallel& parallel, const Noising<T>& in, const T* g, T* gz0,
-                                T* gmean, T* gstd) {
+template <class S>
+void directional_noise_backward(const Parallel& parallel, const Noising<S>& in, const S* g, S* gz0,
+                                Arithmetic<S>* gmean, Arithmetic<S>* gstd) {
   const std::int64_t blocks = num_blocks(in.rows), n = in.width;
-  std::vector<T> partial(blocks * 2 * n);
-  Task<T> task{};
+  std::vector<Arithmetic<S>> partial(blocks * 2 * n);
+  Task<S> task{};
   task.in = in;
   task.g = g;
   task.out = gz0;
@@ -225,9 +233,9 @@ void directional_noise_backward(const Parallel& parallel, const Noising<T>& in, 
   gmean[0] = gstd[0] = 0;
 }
 
-template <class T>
-void isotropic_noise_backward(const Parallel& parallel, const Noising<T>& in, const T* g, T* gz0) {
-  Task<T> task{};
+template <class S>
+void isotropic_noise_backward(const Parallel& parallel, const Noising<S>& in, const S* g, S* gz0) {
+  Task<S> task{};
   task.in = in;
   task.g = g;
   task.out = gz0;
@@ -235,9 +243,10 @@ void isotropic_noise_backward(const Parallel& parallel, const Noising<T>& in, co
                 [&](std::int64_t begin, std::int64_t end) { signal(task, begin, end); });
 }
 
-template <class T>
-void column_statistics(const Parallel& parallel, const T* z0, std::int64_t rows, int width, T* mean,
-                       T* std) {
+template <class S>
+void column_statistics(const Parallel& parallel, const S* z0, std::int64_t rows, int width,
+                       Arithmetic<S>* mean, Arithmetic<S>* std) {
+  using T = Arithmetic<S>;
   const Moments moments(parallel, z0, rows, width);
   for (int k = 1; k < width; ++k) {
     mean[k] = static_cast<T>(z0[k] + moments.mean[k]);
@@ -247,9 +256,11 @@ void column_statistics(const Parallel& parallel, const T* z0, std::int64_t rows,
 }
 
 // ∂mean/∂z = 1/B and ∂std/∂z = (z − mean)/((B − 1)·std), the latter 0 where there is no spread.
-template <class T>
-void column_statistics_backward(const Parallel& parallel, const T* gmean, const T* gstd,
-                                const T* z0, std::int64_t rows, int width, T* gz0) {
+template <class S>
+void column_statistics_backward(const Parallel& parallel, const Arithmetic<S>* gmean,
+                                const Arithmetic<S>* gstd, const S* z0, std::int64_t rows,
+                                int width, S* gz0) {
+  using T = Arithmetic<S>;
   const Moments moments(parallel, z0, rows, width);
   std::vector<T> base(width), slope(width), shift(width);
   for (int k = 0; k < width; ++k) {
@@ -258,7 +269,7 @@ void column_statistics_backward(const Parallel& parallel, const T* gmean, const 
     slope[k] = static_cast<T>(std > 0 ? gstd[k] / (static_cast<double>(rows - 1) * std) : 0);
     shift[k] = static_cast<T>(moments.mean[k]);
   }
-  Task<T> task{};
+  Task<S> task{};
   task.in.z0 = z0;
   task.in.width = width;
   task.out = gz0;
@@ -270,15 +281,18 @@ void column_statistics_backward(const Parallel& parallel, const T* gmean, const 
   });
 }
 
-#define HDRM_DEFINE(T)                                                                            \
-  template void add_noise(const Parallel&, const Noising<T>&, T*);                                \
-  template void directional_noise_backward(const Parallel&, const Noising<T>&, const T*, T*, T*,  \
-                                           T*);                                                   \
-  template void isotropic_noise_backward(const Parallel&, const Noising<T>&, const T*, T*);       \
-  template void column_statistics(const Parallel&, const T*, std::int64_t, int, T*, T*);          \
-  template void column_statistics_backward(const Parallel&, const T*, const T*, const T*,         \
-                                           std::int64_t, int, T*);
+#define HDRM_DEFINE(S)                                                                            \
+  template void add_noise(const Parallel&, const Noising<S>&, S*);                                \
+  template void directional_noise_backward(const Parallel&, const Noising<S>&, const S*, S*,      \
+                                           Arithmetic<S>*, Arithmetic<S>*);                       \
+  template void isotropic_noise_backward(const Parallel&, const Noising<S>&, const S*, S*);       \
+  template void column_statistics(const Parallel&, const S*, std::int64_t, int, Arithmetic<S>*,   \
+                                  Arithmetic<S>*);                                                \
+  template void column_statistics_backward(const Parallel&, const Arithmetic<S>*,                 \
+                                           const Arithmetic<S>*, const S*, std::int64_t, int, S*);
 HDRM_DEFINE(float)
 HDRM_DEFINE(double)
+HDRM_DEFINE(Bfloat16)
+HDRM_DEFINE(Half)
 
 }  // namespace hdrm::cpu

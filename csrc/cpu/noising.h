@@ -4,13 +4,15 @@
 #include <cstdint>
 
 #include "cpu/parallel.h"
+#include "rows/storage.h"
 
 namespace hdrm::cpu {
 
-// z0 is (rows, width), contiguous.
-template <class T>
+// Tables are (rows, width), contiguous, of float, double, Bfloat16 or Half.
+template <class S>
 struct Noising {
-  const T* z0;
+  using T = Arithmetic<S>;
+  const S* z0;
   const T *mean, *std;      // (width,) each; null for isotropic noise
   const T *signal, *noise;  // (rows,) each: a and b
   std::int64_t seed, rows;
@@ -18,25 +20,26 @@ struct Noising {
 };
 
 // out ← z_t.
-template <class T>
-void add_noise(const Parallel& parallel, const Noising<T>& in, T* out);
+template <class S>
+void add_noise(const Parallel& parallel, const Noising<S>& in, S* out);
 
 // gz0, gmean, gstd ← gradients of directional noise from g, the gradient of z_t.
-template <class T>
-void directional_noise_backward(const Parallel& parallel, const Noising<T>& in, const T* g, T* gz0,
-                                T* gmean, T* gstd);
+template <class S>
+void directional_noise_backward(const Parallel& parallel, const Noising<S>& in, const S* g, S* gz0,
+                                Arithmetic<S>* gmean, Arithmetic<S>* gstd);
 
 // gz0 ← gradient of isotropic noise; of `in` only signal, rows and width are read.
-template <class T>
-void isotropic_noise_backward(const Parallel& parallel, const Noising<T>& in, const T* g, T* gz0);
+template <class S>
+void isotropic_noise_backward(const Parallel& parallel, const Noising<S>& in, const S* g, S* gz0);
 
 // mean, std (width,) ← mean and unbiased deviation of the columns; one read of z0, rows ≥ 1.
-template <class T>
-void column_statistics(const Parallel& parallel, const T* z0, std::int64_t rows, int width, T* mean,
-                       T* std);
+template <class S>
+void column_statistics(const Parallel& parallel, const S* z0, std::int64_t rows, int width,
+                       Arithmetic<S>* mean, Arithmetic<S>* std);
 
-template <class T>
-void column_statistics_backward(const Parallel& parallel, const T* gmean, const T* gstd,
-                                const T* z0, std::int64_t rows, int width, T* gz0);
+template <class S>
+void column_statistics_backward(const Parallel& parallel, const Arithmetic<S>* gmean,
+                                const Arithmetic<S>* gstd, const S* z0, std::int64_t rows,
+                                int width, S* gz0);
 
 }  // namespace hdrm::cpu

@@ -10,6 +10,7 @@
 #include "cpu/clones.h"
 #include "rows/math.h"
 #include "rows/storage.h"
+#include "rows/wide.h"
 
 namespace hdrm::cpu {
 
@@ -88,24 +89,27 @@ class BlockRows {
 
 // Runs rows begin … end−1. Sums and scalars of a block of rows are kept side by side, so that the
 // transcendental functions are evaluated for several rows at once.
-template <class Op, class T>
-HDRM_FN void run_rows(const RowArguments& args, const Space<T>& space, std::int64_t begin,
+template <template <class> class OpOf, class Native>
+HDRM_FN void run_rows(const RowArguments& args, const Space<Native>& native, std::int64_t begin,
                       std::int64_t end) {
+  using T = OpArithmetic<OpOf, Native>;
+  using Op = OpOf<T>;
+  const Space<T> space = native.template as<T>();
   const Serial team;
   typename Op::State state[kBlock] = {};
-  std::vector<BlockRows<T>> tables;
+  std::vector<BlockRows<Native>> tables;
   for (int k = 0; k < Op::kIn; ++k) tables.emplace_back(args.in[k], args.width);
   for (int k = 0; k < Op::kOut; ++k) tables.emplace_back(args.out[k], args.width);
-  const T* in[kBlock][Op::kIn];
-  T* out[kBlock][Op::kOut];
+  RowOf<T, const Native> in[kBlock][Op::kIn];
+  RowOf<T, Native> out[kBlock][Op::kOut];
   for (std::int64_t first = begin; first < end; first += kBlock) {
     const int count = static_cast<int>(std::min<std::int64_t>(kBlock, end - first));
     for (int k = 0; k < Op::kIn; ++k) {
       tables[k].load(first, count);
-      for (int j = 0; j < count; ++j) in[j][k] = tables[k].row(first, j);
+      for (int j = 0; j < count; ++j) in[j][k] = {tables[k].row(first, j)};
     }
     for (int k = 0; k < Op::kOut; ++k) {
-      for (int j = 0; j < count; ++j) out[j][k] = tables[Op::kIn + k].row(first, j);
+      for (int j = 0; j < count; ++j) out[j][k] = {tables[Op::kIn + k].row(first, j)};
     }
     const auto pass = [&]<int p>() __attribute__((always_inline)) {
       if constexpr (p < Op::kPasses) {
@@ -126,24 +130,20 @@ HDRM_FN void run_rows(const RowArguments& args, const Space<T>& space, std::int6
   }
 }
 
-// Defines `const RowKernel name`. A function of its own for each type, since clones are not made of
-// templates.
-#define HDRM_ROW_KERNEL(name, ...)                                                             \
-  HDRM_CLONES static void name##_f32(const RowArguments& a, const Space<float>& s,      \
-                                     std::int64_t begin, std::int64_t end) {                   \
-    using T = float;                                                                           \
-    run_rows<__VA_ARGS__, T>(a, s, begin, end);                                                \
-  }                                                                                            \
-  HDRM_CLONES static void name##_f64(const RowArguments& a, const Space<double>& s,    \
-                                     std::int64_t begin, std::int64_t end) {                   \
-    using T = double;                                                                          \
-    run_rows<__VA_ARGS__, T>(a, s, begin, end);                                                \
-  }                                                                                            \
-  namespace name##_op {                                                                        \
-  using T = float;                                                                             \
-  using Op = __VA_ARGS__;                                                                      \
-  }                                                                                            \
-  extern const RowKernel name = {name##_f32, name##_f64, name##_op::Op::kIn,                   \
-                                 name##_op::Op::kOut};
+// Defines `const RowKernel name` from an op of T. A function of its own for each type, since clones
+// are not made of templates.
+#define HDRM_ROW_KERNEL(name, ...)                                                         \
+  template <class T>                                                                       \
+  using name##_op = __VA_ARGS__;                                                           \
+  HDRM_CLONES static void name##_f32(const RowArguments& a, const Space<float>& s,         \
+                                     std::int64_t begin, std::int64_t end) {               \
+    run_rows<name##_op, float>(a, s, begin, end);                                          \
+  }                                                                                        \
+  HDRM_CLONES static void name##_f64(const RowArguments& a, const Space<double>& s,        \
+                                     std::int64_t begin, std::int64_t end) {               \
+    run_rows<name##_op, double>(a, s, begin, end);                                         \
+  }                                                                                        \
+  extern const RowKernel name = {name##_f32, name##_f64, name##_op<float>::kIn,            \
+                                 name##_op<float>::kOut};
 
 }  // namespace hdrm::cpu

@@ -24,8 +24,8 @@ struct Pair {
   T w;                          // sinh²(d/2r)
   T on_x, on_y, across;         // ∂w/∂x = on_x·x + across·δ⊥x,  ∂w/∂y = on_y·y − across·δ⊥y
 
-  template <class Team>
-  HDRM_FN void measure(const Team& team, const T* x, const T* y, int n) {
+  template <class Team, class X, class Y>
+  HDRM_FN void measure(const Team& team, X x, Y y, int n) {
     xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
     yy = team.template sum<T>(n, [&](int i) { return y[i] * y[i]; });
     xy = team.template sum<T>(n, [&](int i) { return x[i] * y[i]; });
@@ -45,12 +45,12 @@ struct Pair {
     b = std::sqrt(yy);
   }
 
-  HDRM_FN T rest_x(T x, T y) const { return (near_x * x - y) - tau_x * x; }
-  HDRM_FN T rest_y(T x, T y) const { return (x - near_y * y) - tau_y * y; }
+  HDRM_FN T rest_x(T x, T y) const { return fused(-tau_x, x, near_x * x - y); }
+  HDRM_FN T rest_y(T x, T y) const { return fused(-tau_y, y, x - near_y * y); }
 
   // Second pass: orthogonalise again, and measure the part of δ across the longer vector.
-  template <class Team>
-  HDRM_FN void orthogonalise(const Team& team, const T* x, const T* y, int n) {
+  template <class Team, class X, class Y>
+  HDRM_FN void orthogonalise(const Team& team, X x, Y y, int n) {
     again_x = team.template sum<T>(n, [&](int i) { return rest_x(x[i], y[i]) * x[i]; });
     again_y = team.template sum<T>(n, [&](int i) { return rest_y(x[i], y[i]) * y[i]; });
     const bool by_x = xx >= yy;
@@ -98,10 +98,12 @@ struct Pair {
     on_y = s.root_c / 2 * ratio(-sinh_delta + cosh_v * (s.root_c * su * ratio(gap, b)), b);
   }
 
-  HDRM_FN T slope_x(const T* x, const T* y, int i) const {
+  template <class X, class Y>
+  HDRM_FN T slope_x(X x, Y y, int i) const {
     return on_x * x[i] + across * (rest_x(x[i], y[i]) - again_x * x[i]);
   }
-  HDRM_FN T slope_y(const T* x, const T* y, int i) const {
+  template <class X, class Y>
+  HDRM_FN T slope_y(X x, Y y, int i) const {
     return on_y * y[i] - across * (rest_y(x[i], y[i]) - again_y * y[i]);
   }
 

@@ -6,10 +6,13 @@
 //   reduce<pass>   sums over the row                      (a team)
 //   solve<pass>    scalars from the sums                  (one thread, or one SIMD lane, per row)
 //   store          the output row from row and scalars    (a team)
+// A row op with kWide computes in double for float rows: rows/wide.h. Its rows may be any type that
+// reads and writes a T at an index.
 #pragma once
 
 #include "rows/distance.h"
 #include "rows/math.h"
+#include "rows/wide.h"
 
 namespace hdrm {
 
@@ -93,8 +96,8 @@ struct Project {
 template <class T>
 struct PointVector {
   T xx, xv, x0;
-  template <class Team>
-  HDRM_FN void measure(const Team& team, const T* x, const T* v, int n) {
+  template <class Team, class X, class V>
+  HDRM_FN void measure(const Team& team, X x, V v, int n) {
     xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
     xv = team.template sum<T>(n, [&](int i) { return x[i] * v[i]; });
   }
@@ -105,20 +108,21 @@ struct PointVector {
 template <class T>
 struct ProjectTangent {
   static constexpr int kIn = 2, kOut = 1, kPasses = 1;
+  static constexpr bool kWide = true;
   using State = PointVector<T>;
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     s.measure(team, in[0], in[1], n);
   }
   template <int pass>
   static HDRM_FN void solve(const Space<T>& k, State& s) {
     s.solve(k);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T* v = in[1];
-    T* y = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto v = in[1];
+    const auto y = out[0];
     team.each(n, [&](int i) { y[i] = v[i]; });
     if (team.leads()) y[0] = s.xv / s.x0;
   }
@@ -128,12 +132,13 @@ struct ProjectTangent {
 template <class T>
 struct EgradToRgrad {
   static constexpr int kIn = 2, kOut = 1, kPasses = 1;
+  static constexpr bool kWide = true;
   struct State {
     PointVector<T> p;
     T g0, share, v0;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     s.p.measure(team, in[0], in[1], n);
     s.g0 = in[1][0];
   }
@@ -143,11 +148,11 @@ struct EgradToRgrad {
     s.share = k.c * (s.p.x0 * s.g0 + s.p.xv);
     s.v0 = k.c * (s.p.x0 * s.p.xv + s.g0 * s.p.xx);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *x = in[0], *g = in[1];
-    T* v = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto x = in[0], g = in[1];
+    const auto v = out[0];
     team.each(n, [&](int i) { v[i] = g[i] + s.share * x[i]; });
     if (team.leads()) v[0] = s.v0;
   }
@@ -160,16 +165,20 @@ template <class T>
 struct Geodesic {
   T xx, tau, again, rest2;  // v = (tau + again)·x + v⊥, |v⊥|²
   T q, half, shc;           // (‖v‖/r)², w = sinh²(‖v‖/2r), sinhθ/θ; coshθ = 1 + 2w
+  T keep;                   // 1, or less where the end lies beyond the range and is drawn back
   T from, turn, side;       // `from` is 1, or 0 where nothing of xs is worth keeping apart
 
-  template <class Team, class V>
-  HDRM_FN void orthogonalise(const Team& team, const T* x, V v, int n) {
-    again = team.template sum<T>(n, [&](int i) { return (v(i) - tau * x[i]) * x[i]; });
+  template <class Team, class X, class V>
+  HDRM_FN void orthogonalise(const Team& team, X x, V v, int n) {
+    again = team.template sum<T>(n, [&](int i) { return rest(x[i], v(i)) * x[i]; });
     rest2 = team.template sum<T>(n, [&](int i) {
-      const T rest = v(i) - tau * x[i];
-      return rest * rest;
+      const T found = rest(x[i], v(i));
+      return found * found;
     });
   }
+  HDRM_FN T rest(T x, T v) const { return fused(-tau, x, v); }  // v⊥ after one pass …
+  HDRM_FN T across(T x, T v) const { return rest(x, v) - again * x; }  // … and after both
+
   // xx = |xs|² and xv = xs·vs open the two passes.
   HDRM_FN void split(T xx_, T xv) {
     xx = xx_;
@@ -201,14 +210,14 @@ struct Geodesic {
     // Beyond the largest radius the point stays there, in its direction.
     const T on = (from + turn) * (z * k.inverse_reach), off = shc * k.inverse_reach;
     const T over = on * on + off * (off * off2);
-    const T keep = over > 1 ? 1 / std::sqrt(over) : T(1);
+    keep = over > 1 ? 1 / std::sqrt(over) : T(1);
     from *= keep;
     turn *= keep;
     // On the ray v⊥ is rounding, which shc may be large enough to blow up.
     side = rest2 > 0 || along * along == 0 ? keep * shc : T(0);
   }
   HDRM_FN T at(T x, T v) const {
-    return from * x + (turn * x + side * ((v - tau * x) - again * x));
+    return from * x + (turn * x + side * across(x, v));
   }
 };
 
@@ -216,12 +225,13 @@ struct Geodesic {
 template <class T>
 struct ExpMap {
   static constexpr int kIn = 2, kOut = 1, kPasses = 2;
+  static constexpr bool kWide = true;
   struct State {
     PointVector<T> p;
     Geodesic<T> line;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     if constexpr (pass == 0) s.p.measure(team, in[0], in[1], n);
     if constexpr (pass == 1) s.line.orthogonalise(team, in[0], [&](int i) { return in[1][i]; }, n);
   }
@@ -230,11 +240,11 @@ struct ExpMap {
     if constexpr (pass == 0) s.line.split(s.p.xx, s.p.xv);
     if constexpr (pass == 1) s.line.solve(k);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>& k, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *x = in[0], *v = in[1];
-    T* y = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>& k, In in, Out out, int n,
+                            const State& s) {
+    const auto x = in[0], v = in[1];
+    const auto y = out[0];
     const T yy = team.template sum<T>(n, [&](int i) {
       const T value = s.line.at(x[i], v[i]);
       y[i] = value;
@@ -248,13 +258,14 @@ struct ExpMap {
 template <class T>
 struct LogMap {
   static constexpr int kIn = 2, kOut = 1, kPasses = 2;
+  static constexpr bool kWide = true;
   struct State {
     Pair<T> p;
     T arc, shrink;  // φ(w), 2wφ: far out w·xs overflows, wφ does not
     HDRM_FN T at(T x, T y) const { return arc * (y - x) - shrink * x; }
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     if constexpr (pass == 0) s.p.measure(team, in[0], in[1], n);
     if constexpr (pass == 1) s.p.orthogonalise(team, in[0], in[1], n);
   }
@@ -265,11 +276,11 @@ struct LogMap {
     s.arc = hdrm::arc(s.p.w);
     s.shrink = 2 * (s.p.w * s.arc);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>& k, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *x = in[0], *y = in[1];
-    T* v = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>& k, In in, Out out, int n,
+                            const State& s) {
+    const auto x = in[0], y = in[1];
+    const auto v = out[0];
     const T xv = team.template sum<T>(n, [&](int i) {
       const T value = s.at(x[i], y[i]);
       v[i] = value;
@@ -284,13 +295,14 @@ struct LogMap {
 template <class T>
 struct Transport {
   static constexpr int kIn = 3, kOut = 1, kPasses = 2;
+  static constexpr bool kWide = true;
   struct State {
     Pair<T> p;
     T xv, tau_v, crossing, x0, y0, v0, twice, kappa;  // v = tau_v·x + v⊥, twice = 2K(1+w)
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
-    const T *x = in[0], *y = in[1], *v = in[2];
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
+    const auto x = in[0], y = in[1], v = in[2];
     if constexpr (pass == 0) {
       s.p.measure(team, x, y, n);
       s.xv = team.template sum<T>(n, [&](int i) { return x[i] * v[i]; });
@@ -314,11 +326,11 @@ struct Transport {
     s.twice = 2 * k.K * (1 + s.p.w);
     s.kappa = -(s.crossing + 2 * k.K * s.p.on_x * s.xv) / s.twice;
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *x = in[0], *y = in[1], *v = in[2];
-    T* z = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto x = in[0], y = in[1], v = in[2];
+    const auto z = out[0];
     const T yz = team.template sum<T>(n, [&](int i) {
       const T value = v[i] + s.kappa * (x[i] + y[i]);
       z[i] = value;

@@ -76,12 +76,13 @@ using ProjectBackward = ScaledBackward<T, ProjectGradient<T>>;
 template <class T>
 struct ProjectTangentBackward {
   static constexpr int kIn = 3, kOut = 2, kPasses = 1;
+  static constexpr bool kWide = true;
   struct State {
     PointVector<T> p;
     T time, shift;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     s.p.measure(team, in[1], in[2], n);
     s.time = in[0][0];
   }
@@ -91,11 +92,11 @@ struct ProjectTangentBackward {
     s.time /= s.p.x0;
     s.shift = s.p.xv / (k.K + s.p.xx);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *v = in[2];
-    T *gx = out[0], *gv = out[1];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto g = in[0], x = in[1], v = in[2];
+    const auto gx = out[0], gv = out[1];
     team.each(n, [&](int i) {
       gx[i] = s.time * (v[i] - s.shift * x[i]);
       gv[i] = g[i] + s.time * x[i];
@@ -108,13 +109,14 @@ struct ProjectTangentBackward {
 template <class T>
 struct EgradToRgradBackward {
   static constexpr int kIn = 3, kOut = 2, kPasses = 1;
+  static constexpr bool kWide = true;
   struct State {
     typename EgradToRgrad<T>::State f;
     T xh, h0, of_share, on_x, on_g;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
-    const T *h = in[0], *x = in[1];
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out out, int n, State& s) {
+    const auto h = in[0], x = in[1];
     EgradToRgrad<T>::template reduce<pass>(team, in + 1, out, n, s.f);
     s.xh = team.template sum<T>(n, [&](int i) { return x[i] * h[i]; });
     s.h0 = h[0];
@@ -128,11 +130,11 @@ struct EgradToRgradBackward {
     s.on_g = s.of_share + time;
     s.h0 = time;
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *h = in[0], *x = in[1], *g = in[2];
-    T *gx = out[0], *gg = out[1];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto h = in[0], x = in[1], g = in[2];
+    const auto gx = out[0], gg = out[1];
     team.each(n, [&](int i) {
       gx[i] = s.f.share * h[i] + s.on_x * x[i] + s.on_g * g[i];
       gg[i] = h[i] + (s.h0 + s.of_share) * x[i];
@@ -148,44 +150,47 @@ struct EgradToRgradBackward {
 //   h = gs + (g0/y0)·ys,  t = vs − (v0/x0)·xs = v⊥ + τ(K/x0²)·xs,
 //   e = sinhc·(h·xs) + slope·(h·vs)        (the gradient of q, doubled)
 //   gv = sinhc·h + c·e·t,   gx = cosh·h − c·e·(v0/x0)·t
+// Where y was drawn back to the largest radius, it only turns: h is keep·(gs − (gs·ŷ)·ŷ).
 template <class T>
 struct ExpMapBackward {
   static constexpr int kIn = 3, kOut = 2, kPasses = 3;
+  static constexpr bool kWide = true;
   struct State {
     typename ExpMap<T>::State f;
-    T yy, yx, yv, gx, gv, time, e, v0_over_x0, tau_left;
+    T yy, yx, yv, gx, gv, gy, time, e, v0_over_x0, tau_left;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out out, int n, State& s) {
     if constexpr (pass < 2) return ExpMap<T>::template reduce<pass>(team, in + 1, out, n, s.f);
-    const T *g = in[0], *x = in[1], *v = in[2];
+    const auto g = in[0], x = in[1], v = in[2];
     const auto y = [&](int i) { return s.f.line.at(x[i], v[i]); };
     s.yy = team.template sum<T>(n, [&](int i) { return y(i) * y(i); });
     s.yx = team.template sum<T>(n, [&](int i) { return y(i) * x[i]; });
     s.yv = team.template sum<T>(n, [&](int i) { return y(i) * v[i]; });
     s.gx = team.template sum<T>(n, [&](int i) { return g[i] * x[i]; });
     s.gv = team.template sum<T>(n, [&](int i) { return g[i] * v[i]; });
+    s.gy = team.template sum<T>(n, [&](int i) { return g[i] * y(i); });
     s.time = g[0];
   }
   template <int pass>
   static HDRM_FN void solve(const Space<T>& k, State& s) {
     if constexpr (pass < 2) return ExpMap<T>::template solve<pass>(k, s.f);
-    const T x02 = k.K + s.f.p.xx;
-    s.time /= std::sqrt(k.K + s.yy);
+    const T x02 = k.K + s.f.p.xx, keep = s.f.line.keep;
+    s.time = keep < 1 ? -s.gy / s.yy : s.time / std::sqrt(k.K + s.yy);
     s.v0_over_x0 = s.f.p.xv / x02;
     s.tau_left = (s.f.line.tau + s.f.line.again) * (k.K / x02);
-    s.e = k.c * (s.f.line.shc * (s.gx + s.time * s.yx) +
-                 sinhc_slope(s.f.line.q, k.limit) * (s.gv + s.time * s.yv));
+    s.e = k.c * keep * (s.f.line.shc * (s.gx + s.time * s.yx) +
+                        sinhc_slope(s.f.line.q, k.limit) * (s.gv + s.time * s.yv));
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *v = in[2];
-    T *gx = out[0], *gv = out[1];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto g = in[0], x = in[1], v = in[2];
+    const auto gx = out[0], gv = out[1];
     const Geodesic<T>& line = s.f.line;
     team.each(n, [&](int i) {
-      const T h = g[i] + s.time * line.at(x[i], v[i]);
-      const T t = ((v[i] - line.tau * x[i]) - line.again * x[i]) + s.tau_left * x[i];
+      const T h = line.keep * (g[i] + s.time * line.at(x[i], v[i]));
+      const T t = line.across(x[i], v[i]) + s.tau_left * x[i];
       gx[i] = h + 2 * line.half * h - s.e * s.v0_over_x0 * t;
       gv[i] = line.shc * h + s.e * t;
     });
@@ -199,17 +204,18 @@ struct ExpMapBackward {
 template <class T>
 struct LogMapBackward {
   static constexpr int kIn = 3, kOut = 2, kPasses = 3;
+  static constexpr bool kWide = true;
   struct State {
     typename LogMap<T>::State f;
     T hv, hx, time, shift, e, back;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out out, int n, State& s) {
     if constexpr (pass < 2) {
       LogMap<T>::template reduce<pass>(team, in + 1, out, n, s.f);
       s.time = in[0][0];
     } else {
-      const T *g = in[0], *x = in[1], *y = in[2];
+      const auto g = in[0], x = in[1], y = in[2];
       const auto v = [&](int i) { return s.f.at(x[i], y[i]); };
       s.hv = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * v(i); });
       s.hx = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * x[i]; });
@@ -227,11 +233,11 @@ struct LogMapBackward {
       s.back = s.f.arc + s.f.shrink;
     }
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *y = in[2];
-    T *gx = out[0], *gy = out[1];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto g = in[0], x = in[1], y = in[2];
+    const auto gx = out[0], gy = out[1];
     team.each(n, [&](int i) {
       const T h = g[i] + s.time * x[i];
       const T v = s.f.at(x[i], y[i]);
@@ -250,17 +256,18 @@ struct LogMapBackward {
 template <class T>
 struct TransportBackward {
   static constexpr int kIn = 4, kOut = 3, kPasses = 3;
+  static constexpr bool kWide = true;
   struct State {
     typename Transport<T>::State f;
     T time, hs, yz, e;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out out, int n, State& s) {
     if constexpr (pass < 2) {
       Transport<T>::template reduce<pass>(team, in + 1, out, n, s.f);
       s.time = in[0][0];
     } else {
-      const T *g = in[0], *x = in[1], *y = in[2], *v = in[3];
+      const auto g = in[0], x = in[1], y = in[2], v = in[3];
       s.hs = team.template sum<T>(
           n, [&](int i) { return (g[i] + s.time * y[i]) * (x[i] + y[i]); });
       s.yz = team.template sum<T>(
@@ -273,11 +280,11 @@ struct TransportBackward {
     if constexpr (pass == 1) s.time /= s.f.y0;
     if constexpr (pass == 2) s.e = s.hs / s.f.twice;
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>& k, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1], *y = in[2], *v = in[3];
-    T *gx = out[0], *gy = out[1], *gv = out[2];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>& k, In in, Out out, int n,
+                            const State& s) {
+    const auto g = in[0], x = in[1], y = in[2], v = in[3];
+    const auto gx = out[0], gy = out[1], gv = out[2];
     const T kappa = s.f.kappa, by_w = s.e * kappa * 2 * k.K;
     const T z_shift = s.yz / (s.f.y0 * s.f.y0);
     const T tau_left = s.f.tau_v * (k.K / (k.K + s.f.p.xx));  // vs − (v0/x0)·xs = v⊥ + tau_left·xs

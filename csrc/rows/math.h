@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/clones.h"
 #include "rows/team.h"
 
 namespace hdrm {
@@ -25,6 +26,24 @@ HDRM_FN T smallest(T a, T b) {
 template <class T>
 HDRM_FN T ratio(T a, T b) {
   return b > 0 ? a / b : T(0);
+}
+
+// a·b + c, rounded once in float. Where c cancels most of the product the digits that the product
+// alone would lose are the result; elsewhere a compiler may contract or not. In kernels without
+// clones, on a target without the instruction, std::fma would be a call that no loop vectorises:
+// there the product goes through double, where it is exact. double itself has digits to spare for
+// float tables, and where a table is double the compiler decides.
+template <class T>
+HDRM_FN T fused(T a, T b, T c) {
+  if constexpr (std::is_same_v<T, double>) {
+    return a * b + c;
+  } else {
+#if defined(__x86_64__) && !defined(__FMA__) && !defined(__CUDA_ARCH__) && !HDRM_HAS_CLONES
+    return static_cast<float>(static_cast<double>(a) * b + c);
+#else
+    return std::fma(a, b, c);
+#endif
+  }
 }
 
 // e^t for 0 ≤ t ≤ 88 (float) or any t (double); relative error 1e-7 in float.
@@ -147,23 +166,35 @@ HDRM_FN T arc_along(T w, T p) {
   return w < T(1e-3) ? w * series : direct;
 }
 
-// The constants of a space of curvature −c.
+// Largest radius over r in a table of T, less ½·ln K where K > 1: |xs|² is finite, with products.
+template <class T>
+inline constexpr double kLargestRadius = std::is_same_v<T, double> ? 350 : 43;
+
+// The constants of a space of curvature −c, for arithmetic in T on tables whose range ends at the
+// given radius.
 template <class T>
 struct Space {
+  double curvature;  // c before rounding
   T c, K, r, root_c;
-  T limit;   // largest radius over r that is represented: |xs|² stays finite
+  T limit;          // largest radius over r that is represented
   T inverse_reach;  // r/|xs| there
-  T margin;  // of the ranking loss; the only op parameter beside the curvature
+  T margin;         // of the ranking loss; the only op parameter beside the curvature
 
-  Space(double curvature, double margin_)
-      : c(T(curvature)),
+  Space(double curvature_, double margin_, double largest_radius = kLargestRadius<T>)
+      : curvature(curvature_),
+        c(T(curvature)),
         K(T(1 / curvature)),
         r(T(1 / std::sqrt(curvature))),
         root_c(T(std::sqrt(curvature))),
-        limit(T((std::is_same_v<T, double> ? 350.0 : 43.0) -
-                largest(0.0, -0.5 * std::log(curvature)))),
+        limit(T(largest_radius - largest(0.0, -0.5 * std::log(curvature)))),
         inverse_reach(T(1 / std::sinh(double(limit)))),
         margin(T(margin_)) {}
+
+  // The same space for arithmetic in A on the same tables.
+  template <class A>
+  Space<A> as() const {
+    return {curvature, margin, kLargestRadius<T>};
+  }
 };
 
 }  // namespace hdrm

@@ -22,51 +22,37 @@ struct NodeScale {
 };
 
 // logmap0's scale of a row of width n.
-template <class T, class Team>
-HDRM_FN T logmap0_scale(const Team& team, const Space<T>& space, const T* x, int n) {
-  return asinhc(team.template sum<T>(n, [&](int i) { return x[i] * x[i]; }) * space.c);
+template <class T, class S, class Team>
+HDRM_FN T logmap0_scale(const Team& team, const Space<T>& space, const S* x, int n) {
+  return asinhc(team.template sum<T>(n, [&](int i) { return T(x[i]) * T(x[i]); }) * space.c);
 }
 
-// Forward. `sum` is the node's row of (A + λI)·T·h; h ← S·sum.
-//   out  ← (out, or start·x in the first round, plus h)·scale
-//   next ← T·h, what the next round gathers; null in the last
-template <class T, class Team>
-HDRM_FN void forward_row(const Team& team, const NodeScale<T>& node, const T* sum, const T* x,
-                         T start, bool first, T scale, T* out, T* next, int n) {
-  team.each(n, [&](int i) {
-    const T h = node.after * sum[i];
-    out[i] = ((first ? start * x[i] : out[i]) + h) * scale;
-  });
-  if (next) team.each(n, [&](int i) { next[i] = node.before * (node.after * sum[i]); });
-  if (team.leads()) {
-    out[0] = 0;
-    if (next) next[0] = 0;
-  }
-}
-
-// Backward, one step of Horner's rule: t ← S·sum + weight·g, and next ← T·t for the next round.
-template <class T, class Team>
-HDRM_FN void backward_row(const Team& team, const NodeScale<T>& node, const T* sum, const T* g,
-                          T weight, T* next, int n) {
-  team.each(n, [&](int i) { next[i] = node.before * (node.after * sum[i] + weight * g[i]); });
+// A round but the last, a step of Horner's rule. `sum` is the node's row of (A + λI)·T·t, and s its
+// row of what every round adds: t ← S·sum + s. next ← T·t, which the next round gathers; factor is
+// T times the scale that makes s of `source`.
+template <class T, class S, class Team>
+HDRM_FN void middle_row(const Team& team, const NodeScale<T>& node, const T* sum, T factor,
+                        const S* source, T* next, int n) {
+  team.each(n, [&](int i) { next[i] = node.before * (node.after * sum[i]) + factor * source[i]; });
   if (team.leads()) next[0] = 0;
 }
 
-// Backward, the last step: t as above times scale, then through logmap0 (if `lorentz`) to gx.
-template <class T, class Team>
-HDRM_FN void backward_last_row(const Team& team, const Space<T>& space, const NodeScale<T>& node,
-                               const T* sum, const T* g, T weight, T scale, bool lorentz,
-                               const T* x, T* gx, int n) {
-  const auto t = [&](int i) { return (node.after * sum[i] + weight * g[i]) * scale; };
-  T on_t = 1, on_x = 0;
-  if (lorentz) {
-    const T xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
-    const T xt = team.template sum<T>(n, [&](int i) { return x[i] * t(i); });
-    on_t = asinhc(space.c * xx);
-    on_x = asinhc_along(space.c * xx, on_t) * ratio(xt, xx);
+// The last round: out ← (S·sum + weight·source)·scale, from there through the gradient of logmap0
+// at x, if x is not null.
+template <class T, class S, class Team>
+HDRM_FN void last_row(const Team& team, const Space<T>& space, const NodeScale<T>& node,
+                      const T* sum, const S* source, T weight, T scale, const S* x, S* out, int n) {
+  const auto t = [&](int i) { return (node.after * sum[i] + weight * source[i]) * scale; };
+  if (x) {
+    const T xx = team.template sum<T>(n, [&](int i) { return T(x[i]) * T(x[i]); });
+    const T xt = team.template sum<T>(n, [&](int i) { return T(x[i]) * t(i); });
+    const T on_t = asinhc(space.c * xx);
+    const T on_x = asinhc_along(space.c * xx, on_t) * ratio(xt, xx);
+    team.each(n, [&](int i) { out[i] = on_t * t(i) + on_x * T(x[i]); });
+  } else {
+    team.each(n, [&](int i) { out[i] = t(i); });
   }
-  team.each(n, [&](int i) { gx[i] = on_t * t(i) + on_x * x[i]; });
-  if (team.leads()) gx[0] = 0;
+  if (team.leads()) out[0] = 0;
 }
 
 }  // namespace hdrm

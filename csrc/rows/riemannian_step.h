@@ -28,7 +28,7 @@ HDRM_FN void move_row(const Team& team, const Space<T>& space, T* x, T xx, D d, 
   if (m) {
     const T tau_m = ratio(team.template sum<T>(n, [&](int i) { return x[i] * m[i]; }), xx);
     const T crossing = team.template sum<T>(n, [&](int i) {
-      return ((d(i) - line.tau * x[i]) - line.again * x[i]) * (m[i] - tau_m * x[i]);
+      return line.across(x[i], d(i)) * fused(-tau_m, x[i], m[i]);
     });
     const T inner = crossing + (line.tau + line.again) * tau_m * (xx * space.K / (space.K + xx));
     kappa = line.shc * inner / (2 * space.K * (1 + line.half));

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "rows/team.h"
 
@@ -42,5 +43,29 @@ HDRM_FN std::uint16_t to_half(float value) {
   const std::uint32_t found = size < 0x38800000 ? small : size < 0x47800000 ? normal : large;
   return static_cast<std::uint16_t>(found | (bits & 0x80000000) >> 16);
 }
+
+// An element of a 16-bit table where a template takes the table's type: reads as a float, and a
+// float assigned to it is rounded, so that one expression serves every storage.
+struct Bfloat16 {
+  std::uint16_t bits;
+  HDRM_FN operator float() const { return widen_bfloat16(bits); }
+  HDRM_FN Bfloat16& operator=(float value) {
+    bits = to_bfloat16(value);
+    return *this;
+  }
+};
+
+struct Half {
+  std::uint16_t bits;
+  HDRM_FN operator float() const { return widen_half(bits); }
+  HDRM_FN Half& operator=(float value) {
+    bits = to_half(value);
+    return *this;
+  }
+};
+
+// What elements of type S are computed in.
+template <class S>
+using Arithmetic = std::conditional_t<sizeof(S) == 2, float, S>;
 
 }  // namespace hdrm

@@ -12,6 +12,7 @@ from .pairs import Batch
 from .peers import Competitor, evaluate
 
 POINT_RESULTS = {"expmap0", "project", "expmap"}
+DRAWS = 16  # gradients of a map's result from which its backward starts
 TINY = 1e-40  # far below every result on the inputs of pairs.py, far above an oracle zero
 
 
@@ -55,16 +56,25 @@ def relative(found: Tensor, expected: Tensor, at_least: Tensor | None = None) ->
     return torch.where(size > TINY, error / size, error).nan_to_num(torch.inf, torch.inf)
 
 
-def errors(who: Competitor, batch: Batch, truth: Exact) -> tuple[Tensor, Tensor]:
-    """The relative errors of values and of gradients (the worst of the arguments'), (n,) each.
+def upstream(truth: Exact) -> list[Tensor]:
+    """What backward starts from: 1 for a number; for a row random weights of every coordinate."""
+    if truth.values.shape[1] == 1:
+        return [torch.ones_like(truth.values, dtype=torch.float32)]
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randn(DRAWS, *truth.values.shape, generator=generator))
 
-    The gradient of a map is its Jacobian with respect to one argument, in the Frobenius norm: the
-    error does not depend on what the map's result is used for.
+
+def errors(who: Competitor, batch: Batch, truth: Exact) -> tuple[Tensor, Tensor]:
+    """The relative errors of values and of gradients, (n,) each.
+
+    A gradient is what backward returns, a vector times a Jacobian, and is compared with its own
+    length, however much of it cancels; the worst of all arguments and draws of the vector counts.
 
     Of a point, whose time coordinate is never small, the worse of time and spatial part counts.
     expmap adds a row to its base point, and near the origin is judged by the size of that.
     """
-    found, gradients = evaluate(who, batch)
+    weights = upstream(truth)
+    found, gradients = evaluate(who, batch, weights)
     expected = truth.values
     if found.dim() == 1:
         value = relative(found[:, None], expected)
@@ -76,5 +86,9 @@ def errors(who: Competitor, batch: Batch, truth: Exact) -> tuple[Tensor, Tensor]
         )
     else:
         value = relative(found, expected)
-    worst = [relative(a, b) for a, b in zip(gradients, truth.gradients)]
+    worst = [
+        relative(gradient, torch.einsum("ndm,nm->nd", jacobian, w.double()))
+        for w, found_by_argument in zip(weights, gradients)
+        for gradient, jacobian in zip(found_by_argument, truth.gradients)
+    ]
     return value, torch.stack(worst).amax(0)

@@ -53,11 +53,11 @@ ORIGIN_RANGES = {
     "rho <= 43": (None, None),
 }
 BASE_RANGES = {  # size: the larger |xs|/r of the base points
-    "size <= 1, step < 1e-2": (1e-5, 1e-5),
-    "size <= 1": (1e-5, 1e-5),
-    "size <= 100, step < 1e-2": (1e-5, 1e-5),
-    "size <= 100": (1e-5, 1e-5),
-    "further out": (None, None),
+    "size <= 1, step < 1e-2": (1e-6, 1e-6),
+    "size <= 1": (1e-6, 1e-6),
+    "size <= 100, step < 1e-2": (1e-6, 1e-6),
+    "size <= 100": (1e-6, 1e-6),
+    "further out": (1e-5, 1e-5),
 }
 SQUARED_RANGES = {  # squaring doubles a relative error
     name: (value and 2 * value, gradient) for name, (value, gradient) in DISTANCE_RANGES.items()

@@ -133,15 +133,21 @@ def with_time(spatial: Tensor, c: float, point: bool) -> Tensor:
     return torch.cat([(1 / c + squared).sqrt() if point else 0 * squared, spatial], -1)
 
 
-def evaluate(who: Competitor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-    """The op's results, and their derivatives by the spatial part of each argument.
+def evaluate(
+    who: Competitor, batch: Batch, upstream: list[Tensor]
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """The op's results, and their gradients by the spatial part of each argument.
 
-    Derivatives have shape (n, d, m), m = 1 for a number and d+1 for a row.
+    upstream: gradients of a result, each shaped like the op's, from which backward starts. For
+    each of them a list of one gradient (n, d) per argument.
     """
     leaves = [rows[:, 1:].to(who.dtype).requires_grad_() for rows in batch.rows]
     points = POINTS.get(batch.op, 0 if batch.op in TANGENT_AT_ORIGIN else 2)
     rows = [with_time(leaf, batch.c, point=k < points) for k, leaf in enumerate(leaves)]
     found = who.run(batch.op, rows, batch.c)
-    entries = found.view(len(found), -1).unbind(1)
-    slopes = [torch.autograd.grad(entry.sum(), leaves, retain_graph=True) for entry in entries]
-    return found.detach(), [torch.stack(part, -1) for part in zip(*slopes)]
+    gradients = [
+        list(torch.autograd.grad(found, leaves, weights.view(found.shape).to(who.dtype),
+                                 retain_graph=True))
+        for weights in upstream
+    ]  # fmt: skip
+    return found.detach(), gradients

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .measure import errors, exact, relative
+from .measure import DRAWS, errors, exact, relative
 from .pairs import (
     CURVE_ROWS,
     MAKERS,
@@ -162,7 +162,8 @@ def text(who: list[Competitor], lines: list[Line]) -> str:
         "larger |xs|/r of the base\npoints; step: the distance between them over r. NaN: at least "
         "one result is not finite. At x = y\nerrors are absolute.\n\n"
         f"## Values\n\n{error_table(who, lines, 0)}\n"
-        "## Gradients\n\nOf the distances by each argument; of the maps the whole Jacobian.\n\n"
+        "## Gradients\n\nBy each argument; of the maps from random gradients of the result, the "
+        f"worst of {DRAWS},\nrelative to the length of what backward should return.\n\n"
         f"{error_table(who, lines, 1)}\n"
         "## Tangent vectors kept in 16 bits, radii up to 9\n\n"
         f"{storage_table()}"

@@ -1,12 +1,15 @@
 """Which implementation of an op runs, and why.
 
-Every op is declared once with :func:`define` and lives in the dispatcher twice:
+Every op is declared once with :func:`define` and lives in the dispatcher three times:
 
 * ``torch.ops.hdrm.<name>`` is the automatic choice. PyTorch's dispatcher takes the compiled
-  kernel of the tensor's device, and the reference implementation where there is none.
+  kernel of the tensor's device, on CUDA without one the Triton kernel, and the reference
+  implementation where there is neither.
+* ``torch.ops.hdrm_triton.<name>`` is always the Triton kernel: the function of that name in
+  ``hdrm/kernels``, in the file that is named as the one here.
 * ``torch.ops.hdrm_reference.<name>`` is always the reference implementation.
 
-Both carry the same schema, fake implementation and autograd formula, so either passes
+All carry the same schema, fake implementation and autograd formula, so each passes
 ``opcheck``, ``gradcheck`` and ``torch.compile(fullgraph=True)``. This module is the only place
 that knows which implementations exist; nothing above :mod:`hdrm.ops` mentions a backend.
 """
@@ -14,6 +17,8 @@ that knows which implementations exist; nothing above :mod:`hdrm.ops` mentions a
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +31,12 @@ from . import checks, radial
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 
-_LIBRARIES = {name: torch.library.Library(name, "DEF") for name in ("hdrm", "hdrm_reference")}
+_NAMESPACES = {"reference": "hdrm_reference", "triton": "hdrm_triton"}  # others: "hdrm"
+_LIBRARIES = {
+    name: torch.library.Library(name, "DEF") for name in ("hdrm", *_NAMESPACES.values())
+}
+_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _COMPILED = native.load() is not None
 _forced: str | None = None
 _told: set[str] = set()
@@ -34,10 +44,14 @@ _told: set[str] = set()
 
 def _unavailable() -> dict[str, str]:
     """The backends that cannot be chosen here, each with the reason."""
-    reasons = {
-        "cuda": "this build holds no CUDA kernels",
-        "triton": "this version has no Triton kernels",
-    }
+    reasons = {"cuda": "this build holds no CUDA kernels"}
+    if not _TRITON:
+        reasons["triton"] = "Triton is not installed (pip install triton)"
+    elif not (torch.cuda.is_available() or _INTERPRETED):
+        reasons["triton"] = (
+            "there is no CUDA device; with TRITON_INTERPRET=1 set before Python starts, Triton's "
+            "interpreter runs the kernels on the CPU, slowly"
+        )
     if not _COMPILED:
         reasons["cpu"] = native.error() or "the compiled module is missing"
     return reasons
@@ -82,17 +96,14 @@ def use_backend(name: str) -> Iterator[None]:
 
 def call(name: str, *args):
     """Run op ``name`` on the chosen backend; ``args`` follow the op's schema."""
-    if _forced is None:
-        return getattr(torch.ops.hdrm, name)(*args)
-    if _forced == "reference":
-        return getattr(torch.ops.hdrm_reference, name)(*args)
-    for arg in args:
-        if isinstance(arg, Tensor) and arg.device.type != _forced:
+    device = {"cpu": "cpu", "cuda": "cuda", "triton": None if _INTERPRETED else "cuda"}.get(_forced)
+    for arg in args if device else ():
+        if isinstance(arg, Tensor) and arg.device.type != device:
             raise RuntimeError(
                 f"hdrm.ops.{name}: the backend {_forced!r} was chosen, but a tensor is on "
-                f"{arg.device}; move it to {_forced!r} or leave the choice automatic"
+                f"{arg.device}; move it to {device!r} or leave the choice automatic"
             )
-    return getattr(torch.ops.hdrm, name)(*args)
+    return getattr(getattr(torch.ops, _NAMESPACES.get(_forced, "hdrm")), name)(*args)
 
 
 def _fallback(name: str, reference: Callable) -> Callable:
@@ -108,6 +119,16 @@ def _fallback(name: str, reference: Callable) -> Callable:
                 stacklevel=2,
             )
         return reference(*args)
+
+    return run
+
+
+def _triton(name: str, module: str) -> Callable:
+    """The op's launcher in hdrm.kernels, imported when it is first called."""
+    family = module.rpartition(".")[2]
+
+    def run(*args):
+        return getattr(importlib.import_module(f"hdrm.kernels.{family}"), name)(*args)
 
     return run
 
@@ -164,7 +185,8 @@ def define(
         widen: the reference computes in float64, whatever the dtypes of the arguments, and its
             results are rounded once to the fake's. An oracle should not need tolerances.
     """
-    _declare(name, schema, reference, fake, widen)
+    module = reference.__module__
+    _declare(name, module, schema, reference, fake, widen)
     if not differentiable:
         return
     arguments, results = schema.split("->")
@@ -193,13 +215,15 @@ def define(
         found = tuple(inputs[i].new_empty(inputs[i].shape) for i in differentiable)
         return found if len(found) > 1 else found[0]
 
-    _declare(f"{name}_backward", backward_schema, backward_reference, backward_fake, widen)
+    _declare(
+        f"{name}_backward", module, backward_schema, backward_reference, backward_fake, widen
+    )
     for namespace in _LIBRARIES:
         _register_gradient(namespace, name, differentiable)
 
 
 def _declare(
-    name: str, schema: str, reference: Callable, fake: Callable, widen: bool
+    name: str, module: str, schema: str, reference: Callable, fake: Callable, widen: bool
 ) -> None:
     mutated = [i for i, argument in enumerate(schema.split("->")[0].split(",")) if "!" in argument]
 
@@ -213,11 +237,18 @@ def _declare(
                 args[i].copy_(wide[i])
         return _like(results, fake(*args))
 
-    for namespace, library in _LIBRARIES.items():
+    triton = _triton(name, module)
+    for namespace, kernel in (
+        ("hdrm", _fallback(name, implementation)),
+        ("hdrm_reference", implementation),
+        ("hdrm_triton", triton),
+    ):
+        library = _LIBRARIES[namespace]
         library.define(f"{name}{schema}")
-        kernel = _fallback(name, implementation) if namespace == "hdrm" else implementation
         library.impl(name, kernel, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+    if _TRITON:
+        _LIBRARIES["hdrm"].impl(name, triton, "CUDA")
 
 
 def _register_gradient(namespace: str, name: str, differentiable: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import backend, checks
 from .distance import half_sinh2
-from .radial import across, asinhc, dot, lift, rho_max, sinhc, spatial
+from .radial import across, asinhc, dot, lift, rho_max, sinhc, spatial, within_reach
 
 
 def expmap0(u: Tensor, *, c: float = 1.0) -> Tensor:
@@ -64,6 +64,8 @@ def expmap(x: Tensor, v: Tensor, *, c: float = 1.0) -> Tensor:
 
     ‖v‖² = |v⊥|² + K(v·x̂)²/x0², v⊥ being the part of vs orthogonal to xs, has no cancellation.
     v is taken as the tangent vector with its spatial part, as :func:`project_tangent` makes it.
+    Beyond the largest radius of the dtype y stays at that radius and keeps its direction, as in
+    :func:`expmap0`.
     """
     c = checks.curvature(c)
     x, v = checks.rows("expmap", x=x, v=v)
@@ -127,7 +129,8 @@ def _expmap(x: Tensor, v: Tensor, c: float) -> Tensor:
     limit = rho_max(c)
     capped = q.clamp(max=limit**2)
     half = sinhc(capped / 4, limit)
-    return lift(xs + (capped / 2 * half * half) * xs + sinhc(q, limit) * vs, c)
+    ys = xs + (capped / 2 * half * half) * xs + sinhc(q, limit) * vs
+    return lift(within_reach(ys, c), c)
 
 
 def _logmap(x: Tensor, y: Tensor, c: float) -> Tensor:

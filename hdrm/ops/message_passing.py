@@ -9,8 +9,10 @@
     "symmetric"     D^(−½)·A·D^(−½)        itself,       D = row sums of A
 
 In general Â = S·(A + λI)·T with diagonal S and T, so the backward walks the same arrays with S and
-T exchanged, by Horner's rule: G = Âᵀ(g + Âᵀ(g + …)), then logmap0's gradient. x alone is saved,
-two work tables are needed whatever L is, and nothing of size E×d exists.
+T exchanged. Kernels sum the rounds of either direction by Horner's rule, out = Â(h_0 + Â(h_0 + …))
+and G = Âᵀ(g + Âᵀ(g + …)), then logmap0's gradient: only the last round writes the result. x alone
+is saved, whatever L is one work table exists besides input and result (two float32 ones where these
+have 16 bits, one of them if L = 2), and nothing of size E×d.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ def propagate(
     Args:
         x: one row per node, users first (U + I, d+1): points of the hyperboloid with
             space="lorentz", tangent vectors at the origin with "tangent". The latter may have 16
-            bits: they are widened to float32, and the result is rounded back.
+            bits: they are widened where the kernel reads them, the tables between rounds are
+            float32, and the result is rounded once.
         graph: the bipartite graph, on x's device.
         num_layers: L ≥ 1.
         c: the curvature is −c (used with space="lorentz").
@@ -75,10 +78,9 @@ def propagate(
         raise ValueError(f"propagate: num_layers must be at least 1, got {num_layers}")
     symmetric = _option("normalization", normalization, "row", "symmetric")
     mean = _option("combine", combine, "sum", "mean")
-    dtype, x = x.dtype, x.to(checks.arithmetic(x.dtype))
     return backend.call(
         "propagate", x, graph.rowptr, graph.col, num_layers, c, lorentz, symmetric, mean
-    ).to(dtype)
+    )
 
 
 def _option(name: str, value: str, off: str, on: str) -> bool:

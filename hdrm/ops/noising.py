@@ -32,24 +32,24 @@ def directional_noise(
     """Noise z0 to step t with directional noise; see the module's formula.
 
     Args:
-        z0: tangent vectors at the origin (B, d+1), any floating point dtype; 16 bits are widened
-            to float32, and the result is rounded back.
+        z0: tangent vectors at the origin (B, d+1), any floating point dtype. 16 bits are widened to
+            float32 where the kernel reads them, and the result is rounded once where it is written.
         t: int64 (B,), the step of each row, 0 ≤ t < T (not checked: that would wait for the
             device).
         alpha_bar: floating point (T,), the cumulative products ᾱ.
         seed: of the noise; None draws it from torch's generator, so ``torch.manual_seed`` rules.
-        statistics: (μ, σ), each (d+1,), to use instead of the batch's own; nothing is
-            differentiated through them unless they require gradients themselves.
+        statistics: (μ, σ), each (d+1,), to use instead of the batch's own, float32 where z0 has 16
+            bits; nothing is differentiated through them unless they require gradients themselves.
         growth: the radial growth δ; 0 leaves it out.
         c: the curvature is −c; only radial growth uses it.
 
     Returns:
-        z_t (B, d+1). Its gradient flows through a·z0 and through μ and σ; sgn has gradient 0.
+        z_t (B, d+1), dtype as z0. Its gradient flows through a·z0 and through μ and σ; sgn has
+        gradient 0. In 16 bits each of the two parts is rounded, and so is their sum.
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit, or c ≤ 0.
     """
-    dtype, z0 = z0.dtype, _widened(z0)
     signal, noise = _coefficients("directional_noise", z0, t, alpha_bar, growth, c)
     if statistics is None:
         mean, std = column_statistics(z0)
@@ -61,9 +61,9 @@ def directional_noise(
                     f"directional_noise: statistics' {name} must have shape {tuple(z0.shape[1:])}, "
                     f"got {tuple(value.shape)}"
                 )
-            checks.same_as("directional_noise", "z0", z0, name, value)
+            checks.same_as("directional_noise", "the arithmetic of z0", signal, name, value)
     seed = philox.seed_tensor(seed, z0.device)
-    return backend.call("directional_noise", z0, mean, std, signal, noise, seed).to(dtype)
+    return backend.call("directional_noise", z0, mean, std, signal, noise, seed)
 
 
 def isotropic_noise(
@@ -76,10 +76,9 @@ def isotropic_noise(
     c: float = 1.0,
 ) -> Tensor:
     """Noise z0 to step t with isotropic noise; arguments and errors as directional_noise."""
-    dtype, z0 = z0.dtype, _widened(z0)
     signal, noise = _coefficients("isotropic_noise", z0, t, alpha_bar, growth, c)
     seed = philox.seed_tensor(seed, z0.device)
-    return backend.call("isotropic_noise", z0, signal, noise, seed).to(dtype)
+    return backend.call("isotropic_noise", z0, signal, noise, seed)
 
 
 def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,23 +91,18 @@ def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError, ValueError: z0 is not a floating point matrix, or has no row.
     """
-    z0 = _widened(z0)
-    checks.table("column_statistics", z0=z0)
+    checks.table("column_statistics", storage=True, z0=z0)
     if z0.shape[0] == 0:
         raise ValueError("column_statistics: z0 must have at least one row, got none")
     return backend.call("column_statistics", z0)
 
 
-def _widened(z0: Tensor) -> Tensor:
-    return z0.float() if isinstance(z0, Tensor) and z0.dtype in checks.STORAGE else z0
-
-
 def _coefficients(
     op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, growth: float, c: float
 ) -> tuple[Tensor, Tensor]:
-    """a and b of each row, in z0's dtype."""
+    """a and b of each row, in the dtype that z0 is computed in."""
     c = checks.curvature(c)
-    checks.table(op, z0=z0)
+    checks.table(op, storage=True, z0=z0)
     checks.ids(op, "t", t, (z0.shape[0],), z0.device)
     if alpha_bar.dim() != 1 or not alpha_bar.is_floating_point():
         raise ValueError(
@@ -121,7 +115,8 @@ def _coefficients(
     signal = level.sqrt()
     if growth:
         signal = signal + growth * torch.tanh(c**0.5 * t / alpha_bar.numel())
-    return signal.to(z0.dtype), (1 - level).sqrt().to(z0.dtype)
+    dtype = checks.arithmetic(z0.dtype)
+    return signal.to(dtype), (1 - level).sqrt().to(dtype)
 
 
 def _normals(z0: Tensor, seed: Tensor) -> Tensor:
@@ -176,6 +171,8 @@ backend.define(
     "column_statistics",
     "(Tensor z0) -> (Tensor, Tensor)",
     reference=_statistics,
-    fake=lambda z0: (z0.new_empty(z0.shape[1:]), z0.new_empty(z0.shape[1:])),
+    fake=lambda z0: tuple(
+        z0.new_empty(z0.shape[1:], dtype=checks.arithmetic(z0.dtype)) for _ in range(2)
+    ),
     differentiable=(0,),
 )

@@ -80,6 +80,12 @@ def lift(xs: Tensor, c: float) -> Tensor:
     return torch.cat([torch.sqrt(1 / c + dot(xs, xs)), xs], -1)
 
 
+def within_reach(xs: Tensor, c: float) -> Tensor:
+    """xs, or where it lies beyond the largest radius the end of the range in its direction."""
+    reach = math.sinh(rho_max(c)) / c**0.5
+    return xs / norm_of(dot(xs / reach, xs / reach)).clamp(min=1)
+
+
 def across(v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Split v = τ·x + v⊥; v⊥ is orthogonalised twice. Returns (τ, v⊥); τ = 0 where x = 0."""
     q = nonzero(dot(x, x))

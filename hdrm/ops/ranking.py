@@ -106,7 +106,8 @@ def sample_negatives(
         int64 (B, num).
 
     Raises:
-        ValueError: a user out of range, or one who has seen every item (the message names it).
+        ValueError: a user out of range, or one who has seen every item (the message names it). On
+            a CUDA device, where raising would mean to wait for it, the draws of such a user are −1.
     """
     checks.ids("sample_negatives", "users", users, (-1,), exclude.device)
     if num < 1:

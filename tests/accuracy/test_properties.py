@@ -48,6 +48,21 @@ def test_distance_is_a_metric(backend, seed, log_c, radius):
 @by_backend
 @few
 @anywhere
+def test_distance_in_float64_is_the_textbook_one(backend, seed, log_c, radius):
+    """r·arcosh(−⟨x,y⟩/K) where that is well conditioned: apart, and not far out."""
+    c, radius = math.exp(log_c), min(radius, 4.0)
+    x, y = (points(8, 6, c, torch.float64, radius, seed + k) for k in (0, 1))
+    with ops.use_backend(backend):
+        found = ops.distance(x, y, c=c)
+    product = (x[:, 0] * y[:, 0] - (x[:, 1:] * y[:, 1:]).sum(1)) * c
+    rounding = 1e-15 * math.cosh(radius) ** 2  # of the product; arcosh takes its root at worst
+    expected = product.clamp(min=1).acosh() * c**-0.5
+    assert ((found - expected).abs() <= 1e-13 * expected + (8 * rounding / c) ** 0.5).all()
+
+
+@by_backend
+@few
+@anywhere
 def test_squares_agree(backend, seed, log_c, radius):
     """distance², sqdist of points, and sqdist0 of their tangent vectors are one number."""
     c = math.exp(log_c)
@@ -65,19 +80,21 @@ def test_squares_agree(backend, seed, log_c, radius):
 @few
 @anywhere
 def test_isometries(backend, seed, log_c, radius):
-    """Permutations of axes change no bit of the input; a boost moves points by their rounding."""
+    """Permutations of axes change no bit of the input; others move points by their rounding."""
     c = math.exp(log_c)
     x, y = float32_points(2, c, min(radius, 4.0), seed)
     rapidity = torch.rand(1, generator=generator(seed)).item()
     boost = torch.eye(6, dtype=torch.float64)
     boost[0, 0] = boost[1, 1] = math.cosh(rapidity)
     boost[0, 1] = boost[1, 0] = math.sinh(rapidity)
+    rotation = torch.eye(6, dtype=torch.float64)
+    rotation[1:, 1:] = torch.linalg.qr(vectors(5, 5, seed=seed))[0]
     with ops.use_backend(backend):
         before = ops.distance(x, y, c=c)
         order = [0, 3, 1, 5, 2, 4]
         turned = ops.distance(x[:, order], -y[:, order].neg(), c=c)
         torch.testing.assert_close(turned, before, rtol=8 * EPS, atol=0)
-        images = [(ops.project(p.double(), c=c) @ boost).float() for p in (x, y)]
+        images = [(ops.project(p.double(), c=c) @ rotation @ boost).float() for p in (x, y)]
         moved = ops.distance(*images, c=c)
     slack = EPS * math.cosh(min(radius, 4.0) + rapidity) * c**-0.5
     assert ((moved - before).abs() <= 8 * EPS * before + 4 * slack).all()
@@ -116,9 +133,71 @@ def test_maps_at_base_points(backend, seed, log_c, radius):
     with ops.use_backend(backend):
         back = ops.expmap(x, ops.logmap(x, y, c=c), c=c)
         assert ((back - y).norm(dim=1) <= grown * y.norm(dim=1)).all()
+        again = ops.logmap(x, ops.expmap(x, v, c=c), c=c)
+        assert ((again - v)[:, 1:].norm(dim=1) <= grown * v.norm(dim=1)).all()
         there = ops.transport(x, y, v, c=c)
         home = ops.transport(y, x, there, c=c)
         assert ((home - ops.project_tangent(x, v, c=c)).norm(dim=1) <= grown * v.norm(dim=1)).all()
         before, x = inner(v, w), y
         after = inner(there, ops.transport(float32_points(1, c, radius, seed)[0], y, w, c=c))
     assert ((after - before).abs() <= grown * v.norm(dim=1) * w.norm(dim=1)).all()
+
+
+@by_backend
+@few
+@anywhere
+def test_results_lie_on_the_manifold(backend, seed, log_c, radius):
+    """y0 = √(K + |ys|²), and ⟨y,z⟩ = 0 for z tangent at y, to the rounding of their terms."""
+    c = math.exp(log_c)
+    x, y = float32_points(2, c, radius, seed)
+    u = tangents(8, 6, torch.float32, radius / c**0.5, seed)
+    v = vectors(8, 6, torch.float32, seed) * c**-0.5
+    with ops.use_backend(backend):
+        ends = [ops.expmap0(u, c=c), ops.project(x, c=c), ops.expmap(x, v, c=c)]
+        at_x = [ops.project_tangent(x, v, c=c), ops.logmap(x, y, c=c), ops.egrad2rgrad(x, v, c=c)]
+        at_y = [ops.transport(x, y, v, c=c)]
+    for end in ends:
+        time = (1 / c + end[:, 1:].double().square().sum(1)).sqrt()
+        assert ((end[:, 0] - time).abs() <= 2 * EPS * time).all()
+    for base, found in ((x, at_x), (y, at_y)):
+        base = base.double()
+        time = (1 / c + base[:, 1:].square().sum(1)).sqrt()
+        for z in found:
+            inner = (base[:, 1:] * z[:, 1:]).sum(1) - time * z[:, 0]
+            assert (inner.abs() <= 2 * EPS * time * z.double().norm(dim=1)).all()
+
+
+BY_KIND = {  # what each op's arguments are: points x, vectors v, tangent vectors u at the origin
+    "expmap0": "u",
+    **dict.fromkeys(("logmap0", "project"), "x"),
+    **dict.fromkeys(("project_tangent", "egrad2rgrad", "expmap"), "xv"),
+    **dict.fromkeys(("logmap", "distance", "sqdist"), "xx"),
+    "transport": "xxv",
+    "sqdist0": "uu",
+}
+
+
+@by_backend
+@pytest.mark.parametrize("op", BY_KIND)
+@settings(max_examples=15, deadline=None)
+@anywhere
+def test_float32_is_float64_rounded(backend, op, seed, log_c, radius):
+    """Values, and gradients from random weights of the result, against autograd in float64."""
+    c = math.exp(log_c)
+    make = {
+        "u": lambda k: tangents(8, 6, torch.float32, radius / c**0.5, k),
+        "x": lambda k: points(8, 6, c, torch.float32, radius, k),
+        "v": lambda k: vectors(8, 6, torch.float32, k) * c**-0.5,
+    }
+    inputs = [make[kind](seed + k) for k, kind in enumerate(BY_KIND[op])]
+    results = {}
+    for dtype, name in ((torch.float32, backend), (torch.float64, "reference")):
+        leaves = [rows.to(dtype).requires_grad_() for rows in inputs]
+        with ops.use_backend(name):
+            found = getattr(ops, op)(*leaves, c=c)
+            weights = vectors(8, 6, torch.float32, seed + 9).to(dtype)
+            weights = weights if found.dim() == 2 else weights[:, 0]
+            results[dtype] = [found.detach(), *torch.autograd.grad(found, leaves, weights)]
+    for found, expected in zip(results[torch.float32], results[torch.float64]):
+        found, expected = found.double().view(8, -1), expected.view(8, -1)
+        assert ((found - expected).norm(dim=1) <= 1e-5 * expected.norm(dim=1)).all()
