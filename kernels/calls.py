@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FAMILIES = (
     "lorentz_maps", "distance", "message_passing", "noising", "ranking", "riemannian_step",
 )  # fmt: skip
-ELEMENTS = 1 << 26  # of a table
+ELEMENTS = 1 << 27  # of a table; more rows than columns at every width
 DEGREE = 32  # neighbours of a node, seen items of a user
 USERS, NEAREST = 4096, 20  # of topk
 ROUNDS = 3  # of propagate

@@ -103,9 +103,16 @@ def named(launch: Launch) -> dict[str, Any]:
     return dict(zip(launch.kernel.arg_names, launch.arguments))
 
 
-def is_table(value: object) -> bool:
-    """Whether an argument is a table of rows, and not a number or an index for each of them."""
-    return isinstance(value, Tensor) and value.dim() > 1 and value.shape[-1] > 1
+def tables(launch: Launch) -> dict[str, Tensor]:
+    """The tables of rows among a launch's arguments."""
+    arguments = named(launch)
+    return {
+        name: value
+        for name, value in arguments.items()
+        if isinstance(value, Tensor)
+        and value.dim() > 1
+        and value.shape[-1] == arguments.get("width")
+    }
 
 
 def compile_for(launch: Launch, arch: int, all_tiles: bool) -> list[Compiled]:
@@ -191,7 +198,7 @@ _ATOMIC = re.compile(r"\b(?:atom|red)\.\S*global")
 def _accesses(kernel, launch: Launch, elements: int) -> tuple[dict[str, Access], dict[str, Access]]:
     """How the kernel reads and writes each of its tensors."""
     names = [name for name, kind in kernel.src.signature.items() if kind != "constexpr"]
-    tensors = named(launch)
+    rows = tables(launch)
     chunks = max(1, launch.meta["D"] // CHUNK.value) if elements else 1
     found = {"ld": {}, "st": {}}
     for (kind, parameter), instructions in _global_memory(kernel.asm["ptx"]).items():
@@ -203,8 +210,8 @@ def _accesses(kernel, launch: Launch, elements: int) -> tuple[dict[str, Access],
         most = max(of_a_thread.values())
         bulk = {width: count for width, count in of_a_thread.items() if 2 * count >= most}
         passes = 1.0
-        if elements and is_table(tensors[name]):
-            of_a_tile = elements * chunks * tensors[name].element_size()
+        if elements and name in rows:
+            of_a_tile = elements * chunks * rows[name].element_size()
             passes = sum(bulk.values()) * 32 * kernel.metadata.num_warps / of_a_tile
         found[kind][name] = Access(min(bulk), passes)
     return found["ld"], found["st"]

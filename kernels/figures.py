@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from .calls import FULL, QUICK, Call, calls, code_of, declared_ops
-from .compiled import Compiled, compile_for, is_table, named, versions
+from .compiled import Compiled, compile_for, named, tables, versions
 from .launch import Launch
 
 ARCHITECTURES = (80, 90, 100)
@@ -71,13 +71,17 @@ def measure(full: bool = False) -> tuple[list[Call], list[str]]:
 
 
 def moved(launch: Launch, compiled: Compiled) -> float:
-    """Bytes of all accesses of one launch, gathered rows and indices counted once each."""
-    tensors = named(launch)
-    return sum(
-        access.passes * tensors[name].nbytes
-        for accesses in (compiled.reads, compiled.writes)
-        for name, access in accesses.items()
-    )
+    """Bytes of all accesses of one launch; what loops that depend on data gather counts once."""
+    arguments, rows = named(launch), tables(launch)
+    found = 0.0
+    for accesses in (compiled.reads, compiled.writes):
+        for name, access in accesses.items():
+            if compiled.elements and name in rows:
+                elements = arguments["num_rows"] * arguments["width"]
+                found += access.passes * elements * rows[name].element_size()
+            else:
+                found += arguments[name].nbytes
+    return found
 
 
 def counted(call: Call) -> list[float]:
@@ -101,25 +105,24 @@ def gathered(call: Call) -> float:
 
 def vectors(launch: Launch, compiled: Compiled) -> tuple[int | None, int | None]:
     """Bytes of the narrowest bulk load and store of the kernel's tables; None where it has none."""
-    tensors = named(launch)
-    return tuple(
-        min((access.vector for name, access in accesses.items() if is_table(tensors[name])),
-            default=None)
+    rows = tables(launch)
+    loads, stores = (
+        min((access.vector for name, access in accesses.items() if name in rows), default=None)
         for accesses in (compiled.reads, compiled.writes)
-    )  # fmt: skip
+    )
+    return loads, stores
 
 
 def _narrow(launch: Launch, one: Compiled) -> Iterator[tuple[str, int]]:
     """Tables that are not accessed in vectors as wide as can be."""
-    tensors = named(launch)
+    rows = tables(launch)
     for accesses in (one.reads, one.writes):
-        for name, access in accesses.items():
-            table, wanted = tensors[name], VECTOR
+        for name in accesses.keys() & rows.keys():
+            wanted, size = VECTOR, rows[name].element_size()
             if (one.name, name) in SINGLE_ROWS:
-                of_a_thread = table.shape[-1] * table.element_size() // (32 * one.warps)
-                wanted = max(table.element_size(), min(VECTOR, of_a_thread))
-            if is_table(table) and access.vector < wanted:
-                yield name, access.vector
+                wanted = max(size, min(VECTOR, named(launch)["width"] * size // (32 * one.warps)))
+            if accesses[name].vector < wanted:
+                yield name, accesses[name].vector
 
 
 def violations(all_calls: list[Call], missing: list[str]) -> list[str]:
@@ -153,8 +156,8 @@ HEAD = (
 
 
 def lines(call: Call) -> list[list[str]]:
-    """The table's lines for a call: one a kernel, with the worst figures if it is started in several
-    specialisations, and a sum if there are several kernels.
+    """The table's lines for a call: one a kernel, the worst figures if it is specialised in several
+    ways, and a sum if there are several kernels.
     """
     kernels: dict[str, list[tuple[Launch, int, list[Compiled]]]] = {}
     for (launch, count), of_launch in zip(call.launches, call.compiled):
@@ -163,7 +166,8 @@ def lines(call: Call) -> list[list[str]]:
     found = []
     for name, started in kernels.items():
         count = sum(count for _, count, _ in started)
-        largest = [{one.arch: one for one in of_launch} for _, _, of_launch in started]  # last tiles
+        # The largest tile comes last.
+        largest = [{one.arch: one for one in of_launch} for _, _, of_launch in started]
         by_arch = [[of_launch[arch] for of_launch in largest] for arch in ARCHITECTURES]
         widths = [
             vectors(launch, of_launch[COUNTED])

@@ -1,7 +1,8 @@
 """Rows along geodesics: what the maps, their gradients and the optimiser steps share.
 
-The forms are those of csrc/rows/lorentz_maps.h. A vector v at x is split as v = (τ + again)·xs + v⊥,
-``again`` being what the second orthogonalisation finds; all that cancels is taken from v⊥.
+The forms are those of csrc/rows/lorentz_maps.h. A vector v at x is split as
+v = (τ + again)·xs + v⊥, ``again`` being what the second orthogonalisation finds; v⊥ is what is left
+where v and the ray through x nearly cancel.
 """
 
 import triton
@@ -11,10 +12,9 @@ from .distance import across_x, between_points, measure
 from .radial import arc, exponential, ratio, root, sinh_large, sinhc
 from .tiles import chunk, num_chunks, spatial, zero
 
-# Maps at a base point compute in float64 for float32 tables, too: backward multiplies a vector with a
-# Jacobian whose parts may cancel, by any factor. A thread then has one vector of 16 bytes of each
-# float32 table, so that the up to seven tables of a kernel fit its registers.
-WIDE = 128  # elements a warp
+# Elements a warp of kernels that hold up to seven tables, mostly in float64: of each float32 table a
+# thread has one vector of 16 bytes, and they fit its registers.
+WIDE = 128
 
 
 @triton.jit
@@ -44,8 +44,8 @@ def point_and_vector(x, v, mine, width, T: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def finish_split(xx, tau, again, rest2, c):
-    """From the sums again = (v − τ·xs)·xs and rest2 = |v − τ·xs|²: the split of v, and (|v⊥|², q) with
-    q = (‖v‖/r)² from ‖v‖² = |v⊥|² + K(v·x̂)²/x0².
+    """From the sums again = (v − τ·xs)·xs and rest2 = |v − τ·xs|²: the split of v, and (|v⊥|², q)
+    with q = (‖v‖/r)² from ‖v‖² = |v⊥|² + K(v·x̂)²/x0².
     """
     found = ratio(again, root(xx))  # the square of `again` overflows far out
     rest2 = tl.maximum(rest2 - found * found, 0.0)
@@ -58,9 +58,9 @@ def finish_split(xx, tau, again, rest2, c):
 def geodesic(xx, split, norms, c, limit):
     """The geodesic that leaves x with velocity v: y = (start + turn)·xs + side·v⊥.
 
-    Returns (start, turn, side) for :func:`arrive`, and (w, s, keep): w = sinh²(‖v‖/2r), s = sinhθ/θ;
-    keep is 1, or less where the end lies beyond the range and is drawn back. ``start`` is keep, or 0
-    where nothing of xs is worth keeping apart.
+    Returns (start, turn, side) for :func:`arrive`, and (w, s, keep): w = sinh²(θ/2), s = sinhθ/θ,
+    θ = ‖v‖/r, and keep = 1, or less where the end lies beyond the range and is drawn back. ``start``
+    is keep, or 0 where nothing of xs is worth keeping apart.
     """
     tau, again = split
     rest2, q = norms
@@ -100,7 +100,7 @@ def arrive(xs, v, split, line):
 
 @triton.jit
 def exponential_map(x, v, mine, width, c, limit, T: tl.constexpr, D: tl.constexpr):
-    """expmap(x, v) up to :func:`arrive`: (|xs|², xs·vs), v's split and norms, :func:`geodesic`'s."""
+    """expmap(x, v) up to :func:`arrive`: (|xs|², xs·vs), v's split and norms, the geodesic."""
     xx, xv = point_and_vector(x, v, mine, width, T, D)
     tau = ratio(xv, xx)
     again, rest2 = zero(mine, T), zero(mine, T)
@@ -117,7 +117,7 @@ def exponential_map(x, v, mine, width, c, limit, T: tl.constexpr, D: tl.constexp
 
 @triton.jit
 def logarithmic_map(x, y, mine, width, c, T: tl.constexpr, D: tl.constexpr):
-    """logmap(x, y) up to :func:`log_vector`: x0², w with its gradient, what splits x − y, (φ, 2wφ)."""
+    """logmap(x, y) up to :func:`log_vector`: x0², w and its gradient, δ's two splits, (φ, 2wφ)."""
     sums, gap, x_split, y_split = measure(x, y, mine, width, T, D)
     w, slope = between_points(sums, gap, c)
     xx, _, _ = sums
@@ -137,7 +137,7 @@ def parallel_transport(x, y, v, mine, width, c, T: tl.constexpr, D: tl.constexpr
     """transport(x, y, v) = v + κ·(x + y) up to the sum; κ = ⟨y,v⟩/(2K(1+w)).
 
     With ⟨y,v⟩ = −(2K·∂w/∂xs)·vs the product inherits the cancellation-free split of the gradient.
-    Returns κ, 2K(1+w), (x0, y0), (xs·vs, the share of xs in v), ∂w and what splits x − y.
+    Returns κ, 2K(1+w), (x0, y0), (xs·vs, τ of v), the gradient of w and δ's two splits.
     """
     sums, gap, x_split, y_split = measure(x, y, mine, width, T, D)
     w, slope = between_points(sums, gap, c)

@@ -55,12 +55,16 @@ def start(kernel, grid, *arguments, **meta) -> None:
 def _fitting(configs: list[triton.Config], named: dict[str, Any], **meta) -> list[triton.Config]:
     """The tiles that hold a chunk of rows of this width; the interpreter has no time to choose.
 
-    More than 8 warps leave a thread 128 registers: only where a single row needs them.
+    More than 8 warps leave a thread 128 registers: only where a single row needs them. Of rows that
+    are not aligned a warp reads 32 columns at a time and a thread gets all rows of the tile: the
+    smallest tile, or their numbers fill its registers.
     """
     chunk = min(meta["D"], CHUNK.value)
     fitting = [config for config in configs if config.kwargs["ELEMENTS"] >= chunk]
+    if triton.knobs.runtime.interpret:
+        return fitting[-1:]
     fitting = [config for config in fitting if config.num_warps <= 8] or fitting
-    return fitting[-1:] if triton.knobs.runtime.interpret else fitting
+    return fitting if named["width"] % 16 == 0 else fitting[:1]
 
 
 def tuned_tiles(kernel=None, *, elements_per_warp: int = ELEMENTS_PER_WARP, restore: tuple = ()):
@@ -72,7 +76,7 @@ def tuned_tiles(kernel=None, *, elements_per_warp: int = ELEMENTS_PER_WARP, rest
     return triton.autotune(
         [
             triton.Config({"ELEMENTS": elements}, num_warps=max(1, elements // elements_per_warp))
-            for elements in (512, 1024, 2048)
+            for elements in (128, 512, 1024, 2048)
         ],
         key=["D"],
         prune_configs_by={"early_config_prune": _fitting},

@@ -1,19 +1,36 @@
-"""Maps of the hyperboloid; formulas in hdrm/ops/lorentz_maps.py, gradients in lorentz_maps_backward.py."""
+"""Maps of the hyperboloid; formulas in hdrm/ops/lorentz_maps.py.
+
+Maps at a base point, projections and their gradients compute in float64 for float32 tables, too: a
+gradient is a Jacobian times a vector, whose parts may cancel by any factor, and what is left has to
+be right to a float's rounding. The range still ends where the table's does.
+"""
 
 import torch
 import triton
 import triton.language as tl
 
 from .geodesic import (
-    WIDE, arrive, exponential_map, log_vector, logarithmic_map, parallel_transport, point_and_vector,
+    WIDE,
+    arrive,
+    exponential_map,
+    log_vector,
+    logarithmic_map,
+    parallel_transport,
+    point_and_vector,
     transported,
-)  # fmt: skip
+)
 from .launch import TYPES, arithmetic, largest_radius, over_rows, tuned_tiles
 from .lorentz_maps_backward import (
-    EXPMAP0, LOGMAP0, PROJECT, egrad2rgrad_backward_kernel, expmap_backward_kernel,
-    logmap_backward_kernel, project_tangent_backward_kernel, scaling_backward_kernel,
+    EXPMAP0,
+    LOGMAP0,
+    PROJECT,
+    egrad2rgrad_backward_kernel,
+    expmap_backward_kernel,
+    logmap_backward_kernel,
+    project_tangent_backward_kernel,
+    scaling_backward_kernel,
     transport_backward_kernel,
-)  # fmt: skip
+)
 from .radial import asinhc, number, root, sinhc
 from .tiles import chunk, my_rows, num_chunks, spatial, times, write, zero
 
@@ -69,7 +86,7 @@ def egrad2rgrad_kernel(
     c = number(c, T)
     mine = my_rows(num_rows, D, ELEMENTS)
     xx, xg = point_and_vector(x, g, mine, width, T, D)
-    g0, x0 = times(g, mine, width, T), root(1 / c + xx)
+    x0, g0 = root(1 / c + xx), times(g, mine, width, T)
     share = (c * (x0 * g0 + xg))[:, None]
     time = (c * (x0 * xg + g0 * xx))[:, None]
     for k in range(num_chunks(D)):

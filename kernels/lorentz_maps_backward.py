@@ -9,9 +9,17 @@ import triton.language as tl
 
 from .distance import across_x, across_y
 from .geodesic import (
-    WIDE, across, arrive, exponential_map, log_vector, logarithmic_map, off, parallel_transport,
-    point_and_vector, transported,
-)  # fmt: skip
+    WIDE,
+    across,
+    arrive,
+    exponential_map,
+    log_vector,
+    logarithmic_map,
+    off,
+    parallel_transport,
+    point_and_vector,
+    transported,
+)
 from .launch import tuned_tiles
 from .radial import arc_along, asinhc, asinhc_along, number, ratio, root, sinhc, sinhc_slope
 from .tiles import chunk, my_rows, num_chunks, spatial, times, write, zero
@@ -19,7 +27,7 @@ from .tiles import chunk, my_rows, num_chunks, spatial, times, write, zero
 EXPMAP0, LOGMAP0, PROJECT = (tl.constexpr(kind) for kind in range(3))
 
 
-@tuned_tiles
+@tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def scaling_backward_kernel(
     g, x, gx, c: "fp64", limit: "fp64", num_rows, width,
@@ -200,7 +208,8 @@ def transport_backward_kernel(
     e = hs / twice
     by_w = (e * (2 / c))[:, None]
     on_x, on_y, on_across = on_x[:, None], on_y[:, None], on_across[:, None]
-    z_shift, v_shift, e_x = (yz / (y0 * y0))[:, None], (xv / (x0 * y0))[:, None], (e * y0 / x0)[:, None]
+    z_shift, v_shift = (yz / (y0 * y0))[:, None], (xv / (x0 * y0))[:, None]
+    e_x = (e * y0 / x0)[:, None]
     tau_left = (tau_v / (c * x0 * x0))[:, None]  # vs − (v0/x0)·xs = v⊥ + tau_left·xs
     time, e, on_h = time[:, None], e[:, None], kappa[:, None]
     for k in range(num_chunks(D)):

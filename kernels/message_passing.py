@@ -8,8 +8,8 @@ second kernel adds the pieces in order. A row with the edges begin … end − 1
 multiple of SEGMENT in (begin, end], so that there are nnz // SEGMENT pieces at most, whatever the
 graph looks like: a number known without waiting for the device.
 
-The order in which neighbours are added depends on the width alone, so these kernels are not tuned by
-timing.
+The order in which neighbours are added depends on the width alone, so these kernels are not tuned
+by timing.
 """
 
 import torch
@@ -21,12 +21,12 @@ from .launch import TYPES, arithmetic, over_rows, start, tuned_tiles
 from .radial import asinhc, asinhc_along, number, ratio, root
 from .tiles import CHUNK, chunk, my_rows, num_chunks, numbers, spatial, write, write_numbers, zero
 
-# Of a warp: rows side by side, and bytes of a table, two vectors of 16 bytes a thread. The interpreter
-# is faster with large tiles.
+# Of a warp: rows side by side, and bytes of a table, two vectors of 16 bytes a thread. The
+# interpreter is faster with large tiles.
 MOST_SLOTS, MOST_BYTES = (32, 8192) if triton.knobs.runtime.interpret else (4, 1024)
 HEAVY_WARPS = 4  # of a program that adds the pieces of a heavy row
-# More than is needed. Without a limit of its own the assembler spills a register where that lets one
-# more block fit.
+# More than is needed. Without a limit the assembler spills a register where that lets one more
+# block fit.
 REGISTERS = 128
 AHEAD = tl.constexpr(4)  # neighbours that a slot asks for at a time
 SMALLEST_SEGMENT = 256
@@ -80,7 +80,7 @@ def owners_kernel(
     rowptr, owner, num_rows, num_pieces, num_halvings,
     SEGMENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """owner[p] ← the row with the p-th multiple of SEGMENT in (begin, end], or −1 if it is light."""
+    """owner[p] ← the row that has (p + 1)·SEGMENT in (begin, end], or −1 if it is light."""
     piece = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     edge = (piece + 1) * SEGMENT - 1
     row = tl.zeros([BLOCK], tl.int64)
@@ -97,8 +97,8 @@ def owners_kernel(
 
 @triton.jit
 def gather(terms, k, width, STEP: tl.constexpr, T: tl.constexpr, D: tl.constexpr):
-    """Chunk k of each slot's Σ factor[j]·table[j] over ``count`` entries j of col, from ``first`` on
-    in steps of STEP. No factor: they are 1. No col: j are those places themselves.
+    """Chunk k of each slot's Σ factor[j]·table[j] over ``count`` entries j of col, from ``first``
+    on in steps of STEP. No factor: they are 1. No col: j are those places themselves.
     """
     table, factor, col, first, count = terms
     count = count.to(tl.int32)
@@ -115,7 +115,8 @@ def gather(terms, k, width, STEP: tl.constexpr, T: tl.constexpr, D: tl.constexpr
         for ahead in tl.static_range(AHEAD):
             j, here = places[ahead]
             at = j[:, None] * width + columns[None, :]
-            row = tl.load(table + at, mask=here[:, None] & (columns < width)[None, :], other=0).to(T)
+            inside = here[:, None] & (columns < width)[None, :]
+            row = tl.load(table + at, mask=inside, other=0).to(T)
             if factor is not None:
                 row *= tl.load(factor + j, mask=here, other=0)[:, None]
             sums += row
@@ -237,8 +238,8 @@ def heavy_kernel(
         terms = (partial, None, None, piece + slot, (count - slot + SLOTS - 1) // SLOTS)
         one = tl.zeros([1], tl.int64)
         settle(
-            terms, (one + row, one == 0), one + (end - begin), source, factor, weight, table, x, out,
-            c, share, width, SLOTS, SYMMETRIC, TRANSPOSED, MEAN, LAST, T, D,
+            terms, (one + row, one == 0), one + (end - begin), source, factor, weight, table, x,
+            out, c, share, width, SLOTS, SYMMETRIC, TRANSPOSED, MEAN, LAST, T, D,
         )  # fmt: skip
 
 
@@ -283,8 +284,8 @@ def _rounds(
     slots = warps * per_warp // chunk
     heavy_warps = max(HEAVY_WARPS, warps)
     kind |= {"MEAN": mean, "SEGMENT": segment, "D": columns, "maxnreg": REGISTERS}
-    # Round l gathers work[l % 2] and fills the other; the last fills out, which may serve as a table
-    # before if it has the arithmetic's type.
+    # Round l gathers work[l % 2] and fills the other; the last fills out, which may serve as a
+    # table before if it has the arithmetic's type.
     work = [out, out]
     if num_layers > 1:
         work[num_layers % 2] = scratch(num_rows, width)

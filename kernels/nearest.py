@@ -26,8 +26,9 @@ from .launch import TYPES, over_rows, start, tuned_tiles
 from .radial import asinhc, number, root
 from .tiles import CHUNK, chunk, my_rows, num_chunks, spatial, write_numbers, zero
 
-USERS, ITEMS = 64, 64  # of a tile of the product
-SLICE_BYTES = 256  # of a row, that are multiplied at a time
+# Of a tile of the product: users; items, in bytes of a number for each; columns multiplied at a time.
+# Larger ones do not fit a thread's registers.
+USERS, ITEM_BYTES, SLICE = 32, 256, 16
 PROGRAMS = 1024  # several for each multiprocessor
 GROUPS = 8  # for each of the k nearest, or more
 ENTRIES = 1 << 23  # of the lists and groups of the users that are ranked at a time
@@ -172,47 +173,58 @@ def pair_distance(users, items, user, item, exist, width, c, T: tl.constexpr, D:
 @tuned_tiles
 @triton.jit
 def listed_kernel(
-    users, items, listed, counts, distances, c: "fp64", capacity, parts, num_rows, width,
-    T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
+    users, items, listed, ends, found, distances, c: "fp64", capacity, parts, num_halvings,
+    num_rows, width, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
-    """Distances of the listed items, infinity in the places of the lists that nothing filled."""
+    """Joins the lists of each user's parts to one of ``capacity`` items, with their distances; behind
+    the last: infinity and −1.
+    """
     c = number(c, T)
     mine = my_rows(num_rows, D, ELEMENTS)
     place, exist = mine
-    row = place // capacity
-    exist &= place % capacity < tl.load(counts + row, mask=exist, other=0)
-    item = tl.load(listed + place, mask=exist, other=0)
-    value = pair_distance(users, items, row // parts, item, exist, width, c, T, D)
+    user, slot = place // capacity, (place % capacity).to(tl.int32)
+    ends += user * parts
+    exist &= slot < tl.load(ends + parts - 1, mask=exist, other=0)
+    part = tl.zeros(user.shape, tl.int32)
+    last = part + parts - 1
+    for _ in range(num_halvings):  # the slot is one of part … last
+        middle = (part + last) // 2
+        later = slot >= tl.load(ends + middle, mask=exist, other=0)
+        part = tl.where(later & (part < last), middle + 1, part)
+        last = tl.where(later, last, middle)
+    slot -= tl.load(ends + part - 1, mask=exist & (part > 0), other=0)
+    exist &= slot < capacity  # else the user's items are looked through
+    item = tl.load(listed + (user * parts + part) * capacity + slot, mask=exist, other=0)
+    value = pair_distance(users, items, user, item, exist, width, c, T, D)
     write_numbers(distances, mine, tl.where(exist, value, float("inf")))
+    write_numbers(found, mine, tl.where(exist, item, -1))
 
 
 @triton.jit(do_not_specialize=["offset", "num_items", "capacity", "parts", "k"])
 def look_through_kernel(
-    users, items, rowptr, col, counts, distances, index,
+    users, items, rowptr, col, ends, distances, index,
     c: "fp64", offset, num_items, capacity, parts, k, width,
     T: tl.constexpr, D: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
-    """Ranks one user, if a list of its items overflows."""
+    """Ranks one user, if more items are within its bound than a list holds."""
+    c = number(c, T)
     user, one = tl.program_id(0).to(tl.int64), tl.zeros([1], tl.int64)
-    longest = tl.load(counts + user * parts)
-    for part in range(1, parts):
-        longest = tl.maximum(longest, tl.load(counts + user * parts + part))
-    if longest > capacity:
-        c = number(c, T)
+    if tl.load(ends + (user + 1) * parts - 1) > capacity:
         distance, nearest = tl.full((), -1, T), tl.full((), -1, tl.int64)
         for rank in range(k):
             best, where = tl.full([ITEMS], float("inf"), T), tl.full([ITEMS], -1, tl.int64)
             if rowptr is not None:
                 at, end = seen_from(rowptr, col, offset, one + user, one == 0, 0)
                 seen = seen_at(col, offset, at, end)
-            for tile in range(tl.cdiv(num_items, ITEMS)):
-                item = one + tile * ITEMS + tl.arange(0, ITEMS)
+            last = tl.full((), 0, tl.int64)
+            for _ in range(tl.cdiv(num_items, ITEMS)):
+                item = last + tl.arange(0, ITEMS)
+                last += ITEMS
                 real = item < num_items
                 value = pair_distance(users, items, user, item, real, width, c, T, D)
                 later = (value > distance) | ((value == distance) & (item > nearest))
                 later = (later & real & (value < best))[None, :]
                 if rowptr is not None:
-                    last = tile.to(tl.int64) * ITEMS + ITEMS
                     later, at, seen = unseen(later, item, last, col, offset, at, end, seen)
                 later = tl.reshape(later, [ITEMS])
                 best, where = tl.where(later, value, best), tl.where(later, item, where)
@@ -235,8 +247,9 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     """topk of some users."""
     (num_users, width), num_items = users.shape, items.shape[0]
     columns = triton.next_power_of_2(width)
-    blocks, tiles = triton.cdiv(num_users, USERS), triton.cdiv(num_items, ITEMS)
-    capacity = _capacity(k)
+    of_a_tile = ITEM_BYTES // users.element_size()
+    blocks, tiles = triton.cdiv(num_users, USERS), triton.cdiv(num_items, of_a_tile)
+    capacity = 2 * k + 32  # of a list: a few more than k are within the bound
     kind = {"T": TYPES[users.dtype], "D": columns}
     tables = (users, items, user_heights, item_heights, rowptr, col)
     numbers = (c, (2 * width + 8) * torch.finfo(users.dtype).eps, offset, num_users, num_items)
@@ -244,12 +257,12 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     def products(parts: int, *results: Tensor | None, num_tiles: int) -> None:
         start(
             products_kernel, (blocks, parts), *tables, *results, *numbers, num_tiles, capacity, width,
-            SLICE=max(16, min(columns, SLICE_BYTES // users.element_size())), USERS=USERS,
-            ITEMS=ITEMS, num_warps=4, **kind,
+            SLICE=SLICE, USERS=USERS, ITEMS=of_a_tile, num_warps=4, **kind,
         )  # fmt: skip
 
-    parts, num_tiles = _split(tiles, max(triton.cdiv(GROUPS * k, ITEMS), triton.cdiv(PROGRAMS, blocks)))
-    least = users.new_empty(num_users, parts * ITEMS)
+    enough = max(triton.cdiv(GROUPS * k, of_a_tile), triton.cdiv(PROGRAMS, blocks))
+    parts, num_tiles = _split(tiles, enough)
+    least = users.new_empty(num_users, parts * of_a_tile)
     products(parts, least, None, None, None, num_tiles=num_tiles)
     bounds = torch.topk(least, k, dim=1, largest=False, sorted=False).values.amax(1)
 
@@ -258,27 +271,24 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     listed = torch.empty(num_users, parts * capacity, dtype=torch.int64, device=users.device)
     counts = torch.empty(num_users, parts, dtype=torch.int32, device=users.device)
     products(parts, None, bounds, listed, counts, num_tiles=num_tiles)
+    ends = counts.cumsum(1, dtype=torch.int32)
 
-    distances = users.new_empty(listed.shape)
+    distances = users.new_empty(num_users, capacity)
+    found = torch.empty(num_users, capacity, dtype=torch.int64, device=users.device)
     over_rows(
-        listed_kernel, listed.numel(), width, users, items, listed, counts, distances, c, capacity,
-        parts, T=kind["T"],
+        listed_kernel, found.numel(), width, users, items, listed, ends, found, distances, c, capacity,
+        parts, parts.bit_length(), T=kind["T"],
     )  # fmt: skip
-    # Lists ascend, so that a stable sort leaves the smaller id first.
+    # The ids ascend, so that a stable sort leaves the smaller one first.
     distances, order = torch.sort(distances, dim=1, stable=True)
     distances = distances[:, :k].contiguous()
-    index = torch.where(distances < torch.inf, listed.gather(1, order[:, :k]), -1)
+    index = found.gather(1, order[:, :k])
     start(
-        look_through_kernel, (num_users,), users, items, rowptr, col, counts, distances, index,
+        look_through_kernel, (num_users,), users, items, rowptr, col, ends, distances, index,
         c, offset, num_items, capacity, parts, k, width,
         ITEMS=max(1, SCANNED // min(columns, CHUNK.value)), num_warps=8, **kind,
     )  # fmt: skip
     return distances, index
-
-
-def _capacity(k: int) -> int:
-    """Of a list: a few more than k are within the bound."""
-    return 2 * k + 32
 
 
 def _split(tiles: int, parts: int) -> tuple[int, int]:
@@ -295,7 +305,7 @@ def topk(users, items, rowptr, col, offset, k, c):
     distances = users.new_empty(num_users, k)
     index = torch.empty(num_users, k, dtype=torch.int64, device=users.device)
     user_heights, item_heights = _heights(users, c), _heights(items, c)
-    at_once = max(1, ENTRIES // (GROUPS * k + ITEMS) // USERS) * USERS
+    at_once = max(1, ENTRIES // (GROUPS * (k + USERS)) // USERS) * USERS
     for first in range(0, num_users, at_once):
         some = slice(first, first + at_once)
         seen = None if rowptr is None else rowptr[first : first + at_once + 1]

@@ -112,7 +112,7 @@ def signal_kernel(
         write(gz0, tile, a * spatial(grad, tile, T), 0.0)
 
 
-@tuned_tiles
+@tuned_tiles(elements_per_warp=128)  # fewer a thread: it spills on sm_100 otherwise
 @triton.jit
 def spread_kernel(
     z0, pivot, base, slope, shift, gz0, num_rows, width,

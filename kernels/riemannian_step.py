@@ -1,8 +1,8 @@
 """One optimiser step on the rows of a table, in place; formulas in hdrm/ops/riemannian_step.py.
 
-The Riemannian gradient of a row is v = gs + share·xs. Both optimisers move along d = on_v·v + on_m·m,
-where m is the new moment, m = keep·(the old one) + fresh·v, so that a row's direction is made again
-from what is stored wherever it is needed.
+The Riemannian gradient of a row is v = gs + share·xs. Both optimisers move along
+d = on_v·v + on_m·m with the new moment m = keep·(the old one) + fresh·v: a few numbers for each
+row, from which d is made again wherever it is needed.
 """
 
 import triton
@@ -12,8 +12,16 @@ from .geodesic import WIDE, arrive, finish_split, geodesic, off, point_and_vecto
 from .launch import TYPES, largest_radius, over_rows, tuned_tiles
 from .radial import number, ratio, root
 from .tiles import (
-    chunk, my_rows, num_chunks, numbers, spatial, times, write, write_numbers, zero,
-)  # fmt: skip
+    chunk,
+    my_rows,
+    num_chunks,
+    numbers,
+    spatial,
+    times,
+    write,
+    write_numbers,
+    zero,
+)
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """A program's tile: some rows of a table (n, width), a chunk of their columns at a time.
 
 Narrow rows are packed, ``ELEMENTS`` elements to a program; a wide row has a program to itself, which
-walks it in chunks of at most 2,048 columns. ``D`` is the width rounded up to a power of two. A kernel
+walks it in chunks of at most 1,024 columns. ``D`` is the width rounded up to a power of two. A kernel
 that sums over its rows loops over the chunks and then loops again to use the sums; where one chunk
 holds the row the compiler drops the loops and reads every element once.
 
@@ -11,7 +11,7 @@ Offsets are 64-bit. Coordinate 0 of a row is the time, of which kernels believe 
 import triton
 import triton.language as tl
 
-CHUNK = tl.constexpr(2048)
+CHUNK = tl.constexpr(1024)
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 

@@ -129,7 +129,7 @@ from hdrm.kernels.figures import counted, violations
 from hdrm.kernels.launch import Launch
 
 @triton.jit
-def kernel(table, out, width, KIND: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr):
+def kernel(table, out, num_rows, width, KIND: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr):
     at = tl.program_id(0) * ELEMENTS + tl.arange(0, ELEMENTS)
     if KIND == "narrow":  # the last element first: nothing to join to a vector
         at = tl.program_id(0) * ELEMENTS + ELEMENTS - 1 - tl.arange(0, ELEMENTS)
@@ -148,7 +148,7 @@ for kind, options in (
 ):
     table = torch.empty(64, 64, device="meta")
     meta = {"KIND": kind, "D": 64, "ELEMENTS": 2048, "num_warps": 4, **options}
-    launch = Launch(kernel, (table, table, 64), meta)
+    launch = Launch(kernel, (table, table, 64, 64), meta)
     call = Call("op", kind, "float32", 64, 64, 2 * table.nbytes, [(launch, 1)])
     call.compiled = [compile_for(launch, 90, False)]
     print(kind, counted(call)[0] / call.minimum, violations([call], []))

@@ -72,7 +72,7 @@ def test_graphs_without_edges(backend, users, items):
 def heavy_graph(backend="cpu"):
     """A user with more items than a worker sums in one go, among light ones."""
     rng = np.random.default_rng(0)
-    size = 900 if backend == "triton" else 9000  # the interpreter is slow, and its pieces are shorter
+    size = 900 if backend == "triton" else 9000  # the interpreter is slow, its pieces shorter
     users = np.concatenate([np.full(size, 3), rng.integers(0, 6, size // 2)])
     items = np.concatenate([np.arange(size), rng.integers(0, size, size // 2)])
     return BipartiteGraph.from_interactions(users, items, 7, size)
@@ -228,15 +228,17 @@ by_triton = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton cannot r
 @by_triton
 def test_columns_of_64_bits():
     graph, z = small_graph(), tangents(9, 5)
-    arguments = (2, 1.0, False, True, True)
-    found = torch.ops.hdrm_triton.propagate(z, graph.rowptr, graph.col.long(), *arguments)
-    assert torch.equal(found, torch.ops.hdrm_triton.propagate(z, graph.rowptr, graph.col, *arguments))
+    narrow, wide = (
+        torch.ops.hdrm_triton.propagate(z, graph.rowptr, col, 2, 1.0, False, True, True)
+        for col in (graph.col, graph.col.long())
+    )
+    assert torch.equal(narrow, wide)
 
 
 @by_triton
 @pytest.mark.parametrize("edges", [0, 100, 5000])
 def test_launches_need_no_data(edges):
-    """Fake tensors have none to read: nothing waits for the device, a CUDA graph can be captured."""
+    """Fake tensors have none to read: nothing waits for the device, a CUDA graph may capture it."""
     from hdrm.kernels import launch, message_passing
 
     with torch._subclasses.FakeTensorMode(), launch.recording() as launches:

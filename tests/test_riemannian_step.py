@@ -10,6 +10,7 @@ from hdrm import ops
 
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_curvature = pytest.mark.parametrize("c", CURVATURES)
+by_width = pytest.mark.parametrize("width", [*WIDTHS, 2050])  # the last more than a tile's columns
 
 
 def inputs(rows, width, c, dtype=torch.float64):
@@ -50,7 +51,7 @@ def close(found, expected, tolerance=1e-12):
 
 @by_backend
 @by_curvature
-@pytest.mark.parametrize("width", WIDTHS)
+@by_width
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd(backend, c, width, nesterov):
     x, grad, moment = inputs(11, width, c)
@@ -75,7 +76,7 @@ def test_sgd_without_momentum(backend, c):
 
 @by_backend
 @by_curvature
-@pytest.mark.parametrize("width", WIDTHS)
+@by_width
 def test_adam(backend, c, width):
     x, grad, moment = inputs(11, width, c)
     second = torch.rand(11, 1, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
@@ -100,6 +101,17 @@ def test_float32_stays_on_the_manifold(backend, rows):
     assert ((norm + 1).abs() <= 1e-6 * wide[:, 0] ** 2).all()
     inner = (wide[:, 1:] * m[:, 1:]).sum(1) - wide[:, 0] * m[:, 0]
     assert (inner.abs() <= 1e-6 * wide[:, 0] * m.norm(dim=1)).all()
+
+
+@by_backend
+def test_a_gradient_of_any_strides(backend):
+    x, grad, moment = inputs(5, 9, 1.0)
+    expected = [tensor.clone() for tensor in (x, moment)]
+    strided = grad.t().contiguous().t()
+    with ops.use_backend(backend):
+        ops.riemannian_sgd_step_(x, strided, moment, lr=0.1, momentum=0.9)
+        ops.riemannian_sgd_step_(expected[0], grad, expected[1], lr=0.1, momentum=0.9)
+    assert torch.equal(x, expected[0]) and torch.equal(moment, expected[1])
 
 
 @by_backend
