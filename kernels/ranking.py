@@ -1,15 +1,15 @@
-"""The hinge, exact top-k and negative samples; formulas in hdrm/ops/ranking.py."""
+"""The hinge and negative samples, formulas in hdrm/ops/ranking.py; topk is in nearest.py."""
 
 import torch
 import triton
 import triton.language as tl
 
-from .distance import across_x, across_y, between_points, between_tangents, measure, squared
+from .distance import across_x, across_y, between_tangents, measure, squared
 from .launch import TYPES, arithmetic, largest_radius, over_rows, start, tuned_tiles
-from .radial import arc, asinhc, number, root
+from .nearest import topk  # noqa: F401
+from .radial import arc, number
 from .tiles import chunk, my_rows, num_chunks, numbers, spatial, write, write_numbers
 
-SCORES = 1 << 23  # distances that topk keeps at a time
 DRAWS = 256  # of a program of sample_negatives
 
 
@@ -64,36 +64,6 @@ def margin_ranking_backward_kernel(
         write(gneg, tile, on_neg * ns - across_neg * across_y(us, ns, neg_from_u), 0.0)
 
 
-@tuned_tiles
-@triton.jit
-def pairs_kernel(
-    users, items, out, num_items, c: "fp64", num_rows, width,
-    T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
-):  # fmt: skip
-    """The distance of every user to every item; the rows of a tile are pairs."""
-    c = number(c, T)
-    mine = my_rows(num_rows, D, ELEMENTS)
-    pairs, _ = mine
-    user, item = pairs // num_items, pairs % num_items
-    # measure() adds pair·width to either table.
-    users, items = users + (user - pairs)[:, None] * width, items + (item - pairs)[:, None] * width
-    sums, gap, _, _ = measure(users, items, mine, width, T, D)
-    w, _ = between_points(sums, gap, c)
-    write_numbers(out, mine, 2 * root(w / c) * asinhc(w))
-
-
-@triton.jit
-def exclude_kernel(distances, rowptr, col, offset, num_items, first_user, BLOCK: tl.constexpr):
-    """Infinity in the place of what one user has seen."""
-    user = tl.program_id(0).to(tl.int64)
-    begin, end = tl.load(rowptr + first_user + user), tl.load(rowptr + first_user + user + 1)
-    for start_at in range(begin, end, BLOCK):
-        at = start_at + tl.arange(0, BLOCK)
-        item = tl.load(col + at, mask=at < end, other=0).to(tl.int64) - offset
-        value = tl.full([BLOCK], float("inf"), distances.dtype.element_ty)
-        tl.store(distances + user * num_items + item, value, mask=at < end)
-
-
 @triton.jit
 def sample_kernel(
     users, rowptr, col, offset, num_items, num_users, num, seed, out, draws, BLOCK: tl.constexpr
@@ -143,43 +113,6 @@ def margin_ranking_backward(grad, u, pos, neg, margin, c):
         grad, u, pos, neg, *gradients, margin, c, largest_radius(c, dtype), T=TYPES[dtype],
     )  # fmt: skip
     return gradients
-
-
-def _smallest(distances, k: int):
-    """The k smallest of each row and where they are; equal ones by the smaller place."""
-    if distances.dtype == torch.float64:
-        value, index = torch.sort(distances, dim=1, stable=True)
-        return value[:, :k], index[:, :k]
-    # Distances are ≥ 0, so their bits order them; the place in the lower half decides ties.
-    keys = distances.view(torch.int32).long() << 32
-    keys |= torch.arange(distances.shape[1], device=distances.device)
-    keys = torch.topk(keys, k, dim=1, largest=False, sorted=True).values
-    return (keys >> 32).int().view(torch.float32), keys & 0xFFFFFFFF
-
-
-def topk(users, items, rowptr, col, offset, k, c):
-    """Every distance is computed, for as many users at a time as ``SCORES`` allows."""
-    users, items = users.contiguous(), items.contiguous()
-    num_users, num_items, width = users.shape[0], items.shape[0], users.shape[1]
-    values = users.new_empty(num_users, k)
-    index = users.new_empty(num_users, k, dtype=torch.int64)
-    at_once = max(1, SCORES // num_items)
-    for first in range(0, num_users, at_once):
-        some = users[first : first + at_once]
-        distances = users.new_empty(some.shape[0], num_items)
-        over_rows(
-            pairs_kernel, distances.numel(), width, some, items, distances, num_items, c,
-            T=TYPES[users.dtype],
-        )  # fmt: skip
-        if rowptr is not None:
-            start(
-                exclude_kernel, (some.shape[0],),
-                distances, rowptr, col, offset, num_items, first, BLOCK=128,
-            )  # fmt: skip
-        value, where = _smallest(distances, k)
-        values[first : first + at_once] = value
-        index[first : first + at_once] = torch.where(value < torch.inf, where, -1)
-    return values, index
 
 
 def sample_negatives(users, rowptr, col, offset, num_items, num, seed):

@@ -83,6 +83,60 @@ def test_equal_distances_are_ordered_by_id(backend):
 
 
 @by_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_topk_of_many_equal_items(backend, dtype):
+    """More items at the same distance than are wanted: the smaller ids, without those seen."""
+    users, some = points(3, 5, 1.0, dtype), points(2, 5, 1.0, dtype, seed=1)
+    items = some[torch.arange(120) % 2]
+    seen = [list(range(0, 120, 3)), [], list(range(118))]
+    pairs = [(u, i) for u, hidden in enumerate(seen) for i in hidden]
+    with ops.use_backend(backend):
+        value, index = ops.topk(users, items, 3, exclude=CSR.from_pairs(*zip(*pairs), 3, 120))
+    near = ranking(users, some, 1, 1.0)[1].flatten().tolist()
+    for user in (0, 1):
+        allowed = [i for i in range(near[user], 120, 2) if i not in seen[user]]
+        assert index[user].tolist() == allowed[:3]
+        assert (value[user] == value[user, 0]).all()
+    assert sorted(index[2].tolist()) == [-1, 118, 119]
+
+
+@by_backend
+def test_topk_of_many_items_within_the_rounding_of_the_product(backend):
+    """Far out, the product cannot tell them apart: all are candidates, and the nearest is the last."""
+    angle = torch.linspace(0.03, 0.0, 151, dtype=torch.float64)[:, None] / 27
+    rows = torch.cat([0 * angle, 4 * angle.cos(), 4 * angle.sin(), 0 * angle], 1)
+    with ops.use_backend("reference"):
+        items = ops.expmap0(rows).float()
+    with ops.use_backend(backend):
+        value, index = ops.topk(items[-1:], items[:-1], 3)
+    assert index.tolist() == [[149, 148, 147]]
+    exact = ranking(items[-1:].double(), items[:-1].double(), 3, 1.0)[0]
+    torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=0)
+
+
+@by_backend
+def test_topk_at_the_origin(backend):
+    origin = torch.zeros(5, 4)
+    with ops.use_backend(backend):
+        value, index = ops.topk(origin[:2], origin, 3)
+    assert (value == 0).all()
+    assert index.tolist() == [[0, 1, 2]] * 2
+
+
+@by_backend
+def test_topk_of_many_users_who_have_seen_much(backend):
+    """Several blocks of users and ranges of items, each user with another part of them seen."""
+    users, items = points(66, 5, 0.5), points(200, 5, 0.5, seed=1)
+    seen = [list(range(user, 200, 1 + user % 7)) for user in range(66)]
+    pairs = [(u, i) for u, hidden in enumerate(seen) for i in hidden]
+    with ops.use_backend(backend):
+        value, index = ops.topk(users, items, 4, exclude=CSR.from_pairs(*zip(*pairs), 66, 200), c=0.5)
+    expected_value, expected_index = ranking(users, items, 4, 0.5, seen)
+    assert torch.equal(index, expected_index)
+    torch.testing.assert_close(value, expected_value, rtol=1e-12, atol=1e-14)
+
+
+@by_backend
 def test_topk_does_not_trust_the_time_coordinate(backend):
     users, items = points(5, 6, 1.0), points(8, 6, 1.0, seed=1)
     wrong = items.clone()
