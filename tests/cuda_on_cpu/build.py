@@ -1,0 +1,116 @@
+"""Compiles kernel sources with g++ for the emulator beside this file, and runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CXX = shlex.split(os.environ.get("CXX", "g++"))
+FLAGS = ("-std=c++20", "-O1", "-g1", "-Wall", "-Wextra", "-fPIC", "-Wno-unknown-pragmas")
+# What a build is checked for: nothing; memory errors and undefined behaviour; races.
+SANITIZERS = {
+    "none": (),
+    "memory": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "threads": ("-fsanitize=thread",),
+}
+
+
+@cache
+def missing(sanitizer: str = "none") -> str:
+    """Why this machine cannot build or run the emulator with a sanitizer; "" if it can."""
+    if platform.machine() != "x86_64":
+        return f"the emulator's fiber switch is written for x86-64, not {platform.machine()}"
+    if shutil.which(CXX[0]) is None:
+        return f"there is no {CXX[0]}"
+    libraries = {"none": (), "memory": ("libasan", "libubsan"), "threads": ("libtsan",)}
+    for library in libraries[sanitizer]:
+        command = [*CXX, f"-print-file-name={library}.so"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        if not found.startswith("/"):
+            return f"{CXX[0]} comes without {library}"
+    return ""
+
+
+def build(
+    name: str, sources: Iterable[Path], sanitizer: str = "none", *, flags: Iterable[str] = ()
+) -> Path:
+    """The program `name`, or the shared library if `name` ends in .so, of C++ and CUDA sources and
+    the emulator. Made again when a flag, a source or any header has changed.
+
+    Raises RuntimeError with the compiler's messages.
+    """
+    folder = ROOT / "build" / "cuda_on_cpu" / sanitizer
+    folder.mkdir(parents=True, exist_ok=True)
+    common = (*FLAGS, f"-I{ROOT / 'csrc'}", f"-I{HERE}", *flags)
+    checked = (*common, *SANITIZERS[sanitizer])
+    # With TSan the engine is compiled without it: see fiber.h.
+    engine = (*common, "-DCUDA_ON_CPU_TSAN") if sanitizer == "threads" else checked
+    jobs = [(Path(source), checked) for source in sources] + [(HERE / "engine.cpp", engine)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda job: _object(folder, *job), jobs))
+    link = ("-shared",) if name.endswith(".so") else ()
+    key = hashlib.sha256("\n".join([*map(str, objects), *link]).encode()).hexdigest()
+    stem, dot, suffix = name.partition(".")
+    program = folder / f"{stem}-{key[:16]}{dot}{suffix}"
+    if not program.exists():
+        _compile([*SANITIZERS[sanitizer], *link, *map(str, objects)], program)
+    return program
+
+
+def _object(folder: Path, source: Path, flags: tuple[str, ...]) -> Path:
+    key = hashlib.sha256(shlex.join([*CXX, *flags]).encode() + _headers())
+    key.update(source.read_bytes())
+    made = folder / f"{source.stem}-{key.hexdigest()[:16]}.o"
+    if not made.exists():
+        _compile([*flags, "-c", "-x", "c++", str(source)], made)
+    return made
+
+
+def _headers() -> bytes:
+    found = [p for folder in (ROOT / "csrc", HERE) for p in folder.rglob("*.*h")]
+    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(found))).digest()
+
+
+def _compile(arguments: list[str], made: Path) -> None:
+    half_made = made.with_name(f"{made.name}.{os.getpid()}")
+    done = subprocess.run(
+        [*CXX, *arguments, "-o", str(half_made)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(CXX)} could not make {made.name}:\n{done.stderr}")
+    os.replace(half_made, made)
+
+
+def run(program: Path, *arguments: str, order: str = "forward") -> subprocess.CompletedProcess[str]:
+    """Runs a program; order of blocks, warps and lanes: forward, reverse or "random SEED"."""
+    environment = {
+        **os.environ,
+        "HDRM_CUDA_ORDER": order,
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "TSAN_OPTIONS": "halt_on_error=1",
+    }
+    command = [str(program), *arguments]
+    if program.parent.name == "threads":
+        command = [*_without_random_addresses(), *command]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+
+
+@cache
+def _without_random_addresses() -> tuple[str, ...]:
+    """Newer kernels spread addresses wider than TSan's runtime may bear."""
+    if shutil.which("setarch") is None:
+        return ()
+    tried = subprocess.run(["setarch", "-R", "true"], capture_output=True, check=False)
+    return ("setarch", "-R") if tried.returncode == 0 else ()
