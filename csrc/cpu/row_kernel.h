@@ -10,23 +10,10 @@
 #include "cpu/clones.h"
 #include "rows/math.h"
 #include "rows/storage.h"
+#include "rows/tables.h"
 #include "rows/wide.h"
 
 namespace hdrm::cpu {
-
-inline constexpr int kMaxRows = 4;  // tensors on either side of a row op
-
-// A table: where its rows are and, for an op that computes in float, how they are stored.
-struct Table {
-  void* data;
-  std::int64_t stride;  // elements from row to row: the width, or 1 for a number per row
-  Storage storage;
-};
-
-struct RowArguments {
-  Table in[kMaxRows], out[kMaxRows];
-  int width;
-};
 
 template <class T>
 using RowLoop = void (*)(const RowArguments&, const Space<T>&, std::int64_t begin,

@@ -124,8 +124,8 @@ struct Distance {
     T value;
   };
 
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     if constexpr (pass == 0) s.p.measure(team, in[0], in[1], n);
     if constexpr (pass == 1) s.p.orthogonalise(team, in[0], in[1], n);
   }
@@ -142,9 +142,8 @@ struct Distance {
                                           : s.p.squared(k);
   }
 
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const*, T* const* out, int,
-                            const State& s) {
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In, Out out, int, const State& s) {
     if (team.leads()) out[0][0] = s.value;
   }
 };
@@ -158,8 +157,8 @@ struct DistanceBackward {
     T scale;
   };
 
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     if constexpr (pass == 0) {
       s.p.measure(team, in[1], in[2], n);
       s.scale = in[0][0];
@@ -182,11 +181,11 @@ struct DistanceBackward {
     }
   }
 
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *x = in[1], *y = in[2];
-    T *gx = out[0], *gy = out[1];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto x = in[1], y = in[2];
+    const auto gx = out[0], gy = out[1];
     team.each(n, [&](int i) {
       gx[i] = s.scale * s.p.slope_x(x, y, i);
       gy[i] = s.scale * s.p.slope_y(x, y, i);

@@ -6,8 +6,8 @@
 //   reduce<pass>   sums over the row                      (a team)
 //   solve<pass>    scalars from the sums                  (one thread, or one SIMD lane, per row)
 //   store          the output row from row and scalars    (a team)
-// A row op with kWide computes in double for float rows: rows/wide.h. Its rows may be any type that
-// reads and writes a T at an index.
+// Its rows may be any type that reads and writes a T at an index. A row op with kWide computes in
+// double for float rows: rows/wide.h.
 #pragma once
 
 #include "rows/distance.h"
@@ -23,9 +23,9 @@ struct ExpMap0 {
   struct State {
     T uu, scale, y0;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
-    const T* u = in[0];
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
+    const auto u = in[0];
     s.uu = team.template sum<T>(n, [&](int i) { return u[i] * u[i]; });
   }
   template <int pass>
@@ -33,11 +33,11 @@ struct ExpMap0 {
     s.scale = sinhc(s.uu * k.c, k.limit);
     s.y0 = std::sqrt(k.K + s.scale * (s.scale * s.uu));
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T* u = in[0];
-    T* y = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto u = in[0];
+    const auto y = out[0];
     team.each(n, [&](int i) { y[i] = s.scale * u[i]; });
     if (team.leads()) y[0] = s.y0;
   }
@@ -50,20 +50,20 @@ struct LogMap0 {
   struct State {
     T xx, scale;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
-    const T* x = in[0];
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
+    const auto x = in[0];
     s.xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
   }
   template <int pass>
   static HDRM_FN void solve(const Space<T>& k, State& s) {
     s.scale = asinhc(s.xx * k.c);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T* x = in[0];
-    T* u = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto x = in[0];
+    const auto u = out[0];
     team.each(n, [&](int i) { u[i] = s.scale * x[i]; });
     if (team.leads()) u[0] = 0;
   }
@@ -74,19 +74,19 @@ template <class T>
 struct Project {
   static constexpr int kIn = 1, kOut = 1, kPasses = 1;
   using State = typename LogMap0<T>::State;
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out out, int n, State& s) {
     LogMap0<T>::template reduce<pass>(team, in, out, n, s);
   }
   template <int pass>
   static HDRM_FN void solve(const Space<T>& k, State& s) {
     s.scale = std::sqrt(k.K + s.xx);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T* x = in[0];
-    T* y = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto x = in[0];
+    const auto y = out[0];
     team.each(n, [&](int i) { y[i] = x[i]; });
     if (team.leads()) y[0] = s.scale;
   }

@@ -14,9 +14,9 @@ struct ScaledBackward {
   struct State {
     T xx, xg, g0, on_g, on_x;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
-    const T *g = in[0], *x = in[1];
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
+    const auto g = in[0], x = in[1];
     s.xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
     s.xg = team.template sum<T>(n, [&](int i) { return x[i] * g[i]; });
     s.g0 = g[0];
@@ -25,11 +25,11 @@ struct ScaledBackward {
   static HDRM_FN void solve(const Space<T>& k, State& s) {
     Coefficients::of(k, s);
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *g = in[0], *x = in[1];
-    T* gx = out[0];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto g = in[0], x = in[1];
+    const auto gx = out[0];
     team.each(n, [&](int i) { gx[i] = s.on_g * g[i] + s.on_x * x[i]; });
     if (team.leads()) gx[0] = 0;
   }

@@ -17,8 +17,8 @@ struct MarginRanking {
     Pair<T> pos, neg;
     T hinge;
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const*, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     if constexpr (pass == 0) {
       s.pos.measure(team, in[0], in[1], n);
       s.neg.measure(team, in[0], in[2], n);
@@ -39,9 +39,8 @@ struct MarginRanking {
       s.hinge = excess <= 0 ? T(0) : excess;  // NaN stays NaN
     }
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const*, T* const* out, int,
-                            const State& s) {
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In, Out out, int, const State& s) {
     if (team.leads()) out[0][0] = s.hinge;
   }
 };
@@ -54,8 +53,8 @@ struct MarginRankingBackward {
     typename MarginRanking<T>::State f;
     T of_pos, of_neg;  // gradients of d²(u,pos) and d²(u,neg), times ∂d²/∂w
   };
-  template <int pass, class Team>
-  static HDRM_FN void reduce(const Team& team, const T* const* in, T* const* out, int n, State& s) {
+  template <int pass, class Team, class In, class Out>
+  static HDRM_FN void reduce(const Team& team, In in, Out out, int n, State& s) {
     MarginRanking<T>::template reduce<pass>(team, in + 1, out, n, s.f);
     s.of_pos = in[0][0];
   }
@@ -68,11 +67,11 @@ struct MarginRankingBackward {
       s.of_neg = -active * arc(s.f.neg.w);
     }
   }
-  template <class Team>
-  static HDRM_FN void store(const Team& team, const Space<T>&, const T* const* in, T* const* out,
-                            int n, const State& s) {
-    const T *u = in[1], *pos = in[2], *neg = in[3];
-    T *gu = out[0], *gpos = out[1], *gneg = out[2];
+  template <class Team, class In, class Out>
+  static HDRM_FN void store(const Team& team, const Space<T>&, In in, Out out, int n,
+                            const State& s) {
+    const auto u = in[1], pos = in[2], neg = in[3];
+    const auto gu = out[0], gpos = out[1], gneg = out[2];
     team.each(n, [&](int i) {
       gu[i] = s.of_pos * s.f.pos.slope_x(u, pos, i) + s.of_neg * s.f.neg.slope_x(u, neg, i);
       gpos[i] = s.of_pos * s.f.pos.slope_y(u, pos, i);

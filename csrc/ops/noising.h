@@ -1,0 +1,47 @@
+// The diffusion's forward step and the statistics it needs; formulas in hdrm/ops/noising.py. `On` is
+// where they run: cpu::Parallel or cuda::Stream.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/parallel.h"
+#include "cuda/stream.h"
+#include "rows/storage.h"
+
+namespace hdrm {
+
+// Tables are (rows, width), contiguous, of float, double, Bfloat16 or Half.
+template <class S>
+struct Noising {
+  using T = Arithmetic<S>;
+  const S* z0;
+  const T *mean, *std;      // (width,) each; null for isotropic noise
+  const T *signal, *noise;  // (rows,) each: a and b
+  const std::int64_t* seed;
+  std::int64_t rows;
+  int width;
+};
+
+// out ← z_t.
+template <class On, class S>
+void add_noise(const On&, const Noising<S>& in, S* out);
+
+// gz0, gmean, gstd ← gradients of directional noise from g, the gradient of z_t.
+template <class On, class S>
+void directional_noise_backward(const On&, const Noising<S>& in, const S* g, S* gz0,
+                                Arithmetic<S>* gmean, Arithmetic<S>* gstd);
+
+// gz0 ← gradient of isotropic noise; of `in` only signal, rows and width are read.
+template <class On, class S>
+void isotropic_noise_backward(const On&, const Noising<S>& in, const S* g, S* gz0);
+
+// mean, std (width,) ← mean and unbiased deviation of the columns; one read of z0, rows ≥ 1.
+template <class On, class S>
+void column_statistics(const On&, const S* z0, std::int64_t rows, int width, Arithmetic<S>* mean,
+                       Arithmetic<S>* std);
+
+template <class On, class S>
+void column_statistics_backward(const On&, const Arithmetic<S>* gmean, const Arithmetic<S>* gstd,
+                                const S* z0, std::int64_t rows, int width, S* gz0);
+
+}  // namespace hdrm
