@@ -1,7 +1,8 @@
 """Compiles csrc/ into hdrm/_C: one module, built by ninja against torch's stable ABI.
 
 Everything that is not compiled is declared in pyproject.toml. HDRM_BUILD=0 leaves compiling out,
-CXX names the compiler, MAX_JOBS how many run at once.
+CXX names the compiler, MAX_JOBS how many run at once; csrc/build_cuda.py tells about the CUDA
+kernels.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from setuptools.errors import CompileError, SetupError
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))  # `python setup.py` does not read backend-path
 
+import build_cuda
 from build_backend import TORCH_MINIMUM, find_torch, wants_native
 
 # One binary for every CPU: kernels are compiled for several levels and chosen at run time, so no
@@ -43,6 +45,8 @@ class NinjaBuild(build_ext):
         folder.mkdir(parents=True, exist_ok=True)
         compiler = find_compiler()
         torch_root, torch_version = require_torch()
+        cuda, cuda_report = build_cuda.choose(torch_root, torch_version)
+        print(f"hdrm: CUDA kernels: {cuda_report}", flush=True)
         report = {
             "version": self.distribution.get_version(),
             "revision": source_revision(),
@@ -51,19 +55,21 @@ class NinjaBuild(build_ext):
             "flags": " ".join(FLAGS),
             "torch": torch_version,
             "torch_target": ".".join(map(str, TORCH_MINIMUM)),
-            "cuda": "not built: this version has no CUDA kernels",
+            "cuda": cuda_report,
         }
         write_if_changed(folder / "build_report.cpp", report_source(report))
         library = folder / "_C.so"
+        sources = [*ext.sources, *files("csrc/cuda/*.cu") * bool(cuda)]
+        sources.append(folder / "build_report.cpp")
         write_if_changed(
-            folder / "build.ninja",
-            ninja_file(compiler, torch_root, [*ext.sources, folder / "build_report.cpp"], library),
+            folder / "build.ninja", ninja_file(compiler, torch_root, cuda, sources, library)
         )
         command = [sys.executable, "-m", "ninja", "-C", str(folder), f"-j{max_jobs()}"]
         if subprocess.run(command, check=False).returncode != 0:
             raise CompileError(
                 "hdrm's C++ code did not compile; the compiler's message is above. "
-                "HDRM_BUILD=0 installs without it (slower: plain torch)."
+                "HDRM_CUDA=0 installs without CUDA kernels, HDRM_BUILD=0 without any compiled "
+                "code (slower: plain torch)."
             )
         os.utime(library)  # newer than every source, relinked or not: hdrm.native compares
         destination = Path(self.get_ext_fullpath(ext.name))
@@ -71,16 +77,23 @@ class NinjaBuild(build_ext):
         self.copy_file(str(library), str(destination))
 
 
-def ninja_file(compiler: list[str], torch_root: Path, sources: list, library: Path) -> str:
+def ninja_file(
+    compiler: list[str],
+    torch_root: Path,
+    cuda: build_cuda.Cuda | None,
+    sources: list[str | Path],
+    library: Path,
+) -> str:
     try:
         import pybind11
         from ninja import ninja_syntax
     except ImportError as error:
         raise SetupError(f"{error}. Without build isolation first: pip install pybind11 ninja")
 
-    # Only csrc/binding*.cpp knows torch and only module.cpp Python: their headers take seconds.
+    # Only csrc/binding knows torch and only module.cpp Python: their headers take seconds.
     target = sum(part << shift for part, shift in zip(TORCH_MINIMUM, (56, 48)))
     torch = ["-isystem", str(torch_root / "include"), f"-DTORCH_TARGET_VERSION={target:#x}ULL"]
+    torch += ["-DHDRM_WITH_CUDA"] if cuda else []
     python = ["-isystem", pybind11.get_include(), "-isystem", sysconfig.get_path("include")]
     text = io.StringIO()
     ninja = ninja_syntax.Writer(text)
@@ -91,7 +104,8 @@ def ninja_file(compiler: list[str], torch_root: Path, sources: list, library: Pa
     ninja.variable("cxx", shell(compiler))
     ninja.variable("flags", shell([*FLAGS, f"-I{ROOT / 'csrc'}"]))
     # torch is loaded before hdrm._C, so its library is found by name: no rpath.
-    ninja.variable("ldflags", shell(["-Wl,--as-needed", f"-L{torch_root / 'lib'}", "-ltorch_cpu"]))
+    libraries = ["-Wl,--as-needed", f"-L{torch_root / 'lib'}", "-ltorch_cpu"]
+    ninja.variable("ldflags", shell(libraries + (cuda.libraries if cuda else [])))
     ninja.rule(
         "compile",
         command="$cxx $flags $extra -MD -MF $out.d -c $in -o $out",
@@ -99,11 +113,24 @@ def ninja_file(compiler: list[str], torch_root: Path, sources: list, library: Pa
         deps="gcc",
         description="C++ $in",
     )
+    if cuda:
+        host = [word for word in compiler if not word.startswith("-")][-1]  # without ccache
+        flags = [*cuda.flags(host), f"-I{ROOT / 'csrc'}"]
+        ninja.rule(
+            "compile_cuda",
+            command=f"{shell([str(cuda.nvcc), *flags])} -MD -MF $out.d -c $in -o $out",
+            depfile="$out.d",
+            deps="gcc",
+            description="CUDA $in",
+        )
     ninja.rule("link", command="$cxx -shared $in -o $out $ldflags", description="link $out")
     objects = []
     for source in (ROOT / name for name in sources):
         objects.append(str(source.relative_to(ROOT).with_suffix(".o")))
-        extra = torch if source.name.startswith("binding") else []
+        if source.suffix == ".cu":
+            ninja.build(objects[-1], "compile_cuda", str(source))
+            continue
+        extra = torch if source.parent.name == "binding" else []
         extra = python if source.name == "module.cpp" else extra
         ninja.build(objects[-1], "compile", str(source), variables={"extra": shell(extra)})
     ninja.build(str(library), "link", objects)
@@ -190,7 +217,8 @@ def files(*patterns: str) -> list[str]:
 
 module = Extension(
     "hdrm._C",
-    sources=files("csrc/*.cpp", "csrc/cpu/*.cpp"),
-    depends=files("csrc/**/*.h", "csrc/build_backend.py"),  # what an sdist needs besides
+    sources=files("csrc/*.cpp", "csrc/binding/*.cpp", "csrc/cpu/*.cpp"),
+    # What an sdist needs besides.
+    depends=files("csrc/**/*.h", "csrc/cuda/*.cu", "csrc/cuda/*.cuh", "csrc/build_*.py"),
 )
 setup(ext_modules=[module] if wants_native() else [], cmdclass={"build_ext": NinjaBuild})

@@ -17,11 +17,11 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/message_passing.h"
-#include "cpu/noising.h"
 #include "cpu/ranking.h"
-#include "cpu/riemannian_step.h"
 #include "cpu/row_kernels.h"
+#include "ops/message_passing.h"
+#include "ops/noising.h"
+#include "ops/riemannian_step.h"
 #include "rows/philox.h"
 
 namespace {
@@ -159,14 +159,16 @@ void check_steps() {
   };
   name("riemannian_sgd");
   const SgdOptions<float> sgd{0.1f, 0.9f, 0.1f, 0.01f, true};
-  sgd_rows(space, sgd, x.data(), grad.data(), moment.data(), kWidth, 0, kTail);
-  sgd_rows(space, sgd, large_x.data, large_grad.data, large_moment.data, kWidth, kFirst, kRows);
+  sgd_step(kOnlyTheEnd, space, sgd, x.data(), grad.data(), moment.data(), kTail, kWidth);
+  sgd_step(kOnlyTheEnd, space, sgd, large_x.data, large_grad.data, large_moment.data, kRows,
+           kWidth);
   expect(same());
   name("riemannian_adam");
   const AdamOptions<float> adam{0.1f, 0.9f, 0.99f, 1e-8f, 0.01f, 0.1f, 0.01f};
-  adam_rows(space, adam, x.data(), grad.data(), moment.data(), second.data(), kWidth, 0, kTail);
-  adam_rows(space, adam, large_x.data, large_grad.data, large_moment.data, large_second.data,
-            kWidth, kFirst, kRows);
+  adam_step(kOnlyTheEnd, space, adam, x.data(), grad.data(), moment.data(), second.data(), kTail,
+            kWidth);
+  adam_step(kOnlyTheEnd, space, adam, large_x.data, large_grad.data, large_moment.data,
+            large_second.data, kRows, kWidth);
   expect(same());
 }
 
@@ -191,8 +193,8 @@ void check_propagate() {
   Mapped<float> large_x(x, kWidth), large_g(g, kWidth), out(n, kWidth), factor(n);
   Mapped<float> even(n, kWidth), odd(n, kWidth);
   const double c = 0.7;
-  Propagation<float> p{rowptr.data, col.data, n, kWidth, 3, true, false, false, Space<float>(c, 0),
-                       factor.data, {even.data, odd.data}};
+  Propagation<float> p{rowptr.data, col.data, n, kEdges + 3, kWidth, 3, true, false, false,
+                       Space<float>(c, 0), factor.data, {even.data, odd.data}};
 
   // (A + I)·(scale·h), and the scale of every row afterwards.
   using Rows = std::vector<double>;
@@ -245,7 +247,7 @@ void check_add_noise(std::int64_t rows, int width, const float* mean, const floa
   const std::vector<float> noise = values(kTail, 6);
   Mapped<float> z0(z, width, rows), a(signal, 1, rows), b(noise, 1, rows), out(rows, width);
   const std::int64_t seed = 7;
-  add_noise(kOnlyTheEnd, {z0.data, mean, std, a.data, b.data, seed, rows, width}, out.data);
+  add_noise(kOnlyTheEnd, {z0.data, mean, std, a.data, b.data, &seed, rows, width}, out.data);
   const std::vector<float> found = out.tail();
   bool good = true;
   for (int i = 0; i < kTail * width; ++i) {
@@ -265,7 +267,8 @@ void check_noising() {
   const std::vector<float> mean = values(kWidth, 3), std = values(kWidth, 4);
   const std::vector<float> signal = values(kTail, 5), noise = values(kTail, 6);
   Mapped<float> z0(z, kWidth), grad(g, kWidth), a(signal, 1), b(noise, 1), out(kRows, kWidth);
-  const Noising<float> in{z0.data, mean.data(), std.data(), a.data, b.data, 7, kRows, kWidth};
+  const std::int64_t seed = 7;
+  const Noising<float> in{z0.data, mean.data(), std.data(), a.data, b.data, &seed, kRows, kWidth};
   // f(i, k) for element i of the tail, in column k; 0 in column 0.
   const auto each = [](auto f) {
     std::vector<double> result(kTail * kWidth);
@@ -339,8 +342,8 @@ void check_topk() {
   }
   std::sort(nearest.begin(), nearest.end());
   name("topk, users");
-  TopK<float> task{users.data, items.data(), kItems, kWidth, rowptr.data, col.data, 0, kBest,
-                   Space<float>(1, 0)};
+  TopK<float> task{users.data, items.data(), kRows, kItems, kWidth, rowptr.data, col.data, 0,
+                   kBest, Space<float>(1, 0)};
   topk_rows(task, 0, kRows - 1, kRows, scores.data, time.data(), distance.data, index.data);
   bool good = true;
   for (int j = 0; j < kBest; ++j) {
@@ -355,7 +358,7 @@ void check_topk() {
   std::copy_n(time.begin(), kTail, many_time.row(kFirst));
   std::copy_n(time.begin(), kTail, many_scores.end() - kTail);
   std::vector<std::int64_t> best_index(kTail);
-  task = {users.row(kFirst), many.data, kRows, kWidth, nullptr, nullptr, 0, kTail,
+  task = {users.row(kFirst), many.data, 1, kRows, kWidth, nullptr, nullptr, 0, kTail,
           Space<float>(1, 0)};
   topk_rows(task, 0, 0, 1, many_scores.data(), many_time.data, best.data(), best_index.data());
   const auto last = std::min_element(time.begin(), time.begin() + kTail) - time.begin();
@@ -374,7 +377,7 @@ void check_sample_negatives() {
   name("sample_negatives");
   const std::int64_t seed = 5;
   sample_negatives(kOnlyTheEnd, {users.data, kRows, rowptr.data, kRows, col.data, kBeyond + 2, 0,
-                                 kItems, kWidth, seed},
+                                 kItems, kWidth, &seed},
                    out.data);
   bool good = true;
   for (int j = 0; j < kWidth; ++j) {

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from cuda_on_cpu import backend as emulated_cuda
 from torch import Tensor
 
 from hdrm import ops
@@ -13,6 +14,8 @@ from hdrm.graph import BipartiteGraph
 
 CURVATURES = (0.3, 1.0, 4.0)
 WIDTHS = (2, 33, 64, 65, 512)
+if not torch.cuda.is_available():
+    emulated_cuda.load()
 BACKENDS = [name for name, state in ops.available_backends().items() if state == "available"]
 
 

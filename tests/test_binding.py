@@ -1,5 +1,6 @@
-"""The compiled ops called as torch.ops.hdrm, past hdrm.ops and its checks: what would read or write
-outside a tensor, or stop the process, is refused."""
+"""The compiled ops called past hdrm.ops and its checks, as torch.ops.hdrm and torch.ops.hdrm_cuda:
+what would read or write outside a tensor, or stop the process, is refused. But a device's tensors
+are not looked into."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from ops_cases import BACKENDS
 
 pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="needs the compiled module")
 
+NAMESPACES = ["hdrm"] + ["hdrm_cuda"] * ("cuda" in BACKENDS)
 X, Y = torch.ones(3, 4), torch.ones(5, 4)
 PER_ROW, PER_COLUMN, SEED = torch.ones(3), torch.ones(4), torch.tensor([1])
 ROWPTR, COL = torch.tensor([0, 1, 1, 3]), torch.tensor([0, 1, 2], dtype=torch.int32)
@@ -151,10 +153,17 @@ OPS = {
         ),
     ),
 }
+IN_CONTENTS = {
+    "propagate": ("col_size", "col_outside", "col_negative", "descending", "negative"),
+    "propagate_backward": ("col_outside",),
+    "topk": ("descending", "col_outside", "col_before"),
+}
 CASES = [
-    pytest.param(name, arguments, id=f"{name}-{what}")
+    pytest.param(namespace, name, arguments, id=f"{namespace}-{name}-{what}")
+    for namespace in NAMESPACES
     for name, (valid, bad) in OPS.items()
     for what, arguments in changed(valid, **bad)
+    if namespace == "hdrm" or what not in IN_CONTENTS.get(name, ())
 ]
 
 
@@ -162,15 +171,16 @@ def copies(arguments):
     return [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in arguments]
 
 
+@pytest.mark.parametrize("namespace", NAMESPACES)
 @pytest.mark.parametrize("name", OPS)
-def test_the_arguments_that_are_made_bad_are_good(name):
-    getattr(torch.ops.hdrm, name)(*copies(OPS[name][0]))
+def test_the_arguments_that_are_made_bad_are_good(namespace, name):
+    getattr(getattr(torch.ops, namespace), name)(*copies(OPS[name][0]))
 
 
-@pytest.mark.parametrize(("name", "arguments"), CASES)
-def test_bad_arguments_are_refused(name, arguments):
+@pytest.mark.parametrize(("namespace", "name", "arguments"), CASES)
+def test_bad_arguments_are_refused(namespace, name, arguments):
     with pytest.raises(RuntimeError, match="hdrm"):
-        getattr(torch.ops.hdrm, name)(*arguments)
+        getattr(getattr(torch.ops, namespace), name)(*arguments)
 
 
 def test_rows_beyond_the_columns_are_refused():

@@ -95,6 +95,7 @@ def test_help_info_and_schedule(run):
     assert code == 0 and "--device" in out and ".inter" in out
     code, out, _ = run("info")
     assert code == 0 and "reference" in out and hdrm.build_info()["torch"] in out
+    assert "native cuda" in out and "backend cuda" in out
     code, out, _ = run("info", "--schedule", "demo")
     assert code == 0 and "ᾱ" in out
     code, out, _ = run("info", "--preset", "yelp")

@@ -1,5 +1,5 @@
 """The emulator in tests/cuda_on_cpu: right kernels run, wrong ones are caught, each by name; and
-the row kernels of csrc/cuda in it.
+every kernel of csrc/cuda in it, in several orders and under the sanitizers.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ REFUSED = {
     "__syncthreads (HERE)",
 }
 OUT_OF_BOUNDS = ("beyond_dynamic_shared", "beyond_static_shared", "beyond_global")
-MAPS = ("expmap0", "logmap0", "project", "project_tangent", "expmap", "logmap", "transport")
-ROW_OPS = [name + end for name in (*MAPS, "egrad2rgrad") for end in ("", "_backward")]
 RACES = (
     "missing_syncthreads",
     "missing_syncwarp",
@@ -42,6 +40,104 @@ RACES = (
     "written_before_leaving",
     "blocks_share_a_row",
 )
+
+MAPS = ("expmap0", "logmap0", "project", "project_tangent", "expmap", "logmap", "transport")
+ROW_OPS = (*MAPS, "egrad2rgrad", "distance", "sqdist", "sqdist0", "margin_ranking")
+NOISE = ("directional_noise", "isotropic_noise", "column_statistics")
+TOPK = (
+    *("plain", "seen", "odd", "narrow", "unaligned", "all", "single", "same", "copies", "near"),
+    *("far", "nan", "close", "batches"),
+)
+# For each program of kernels the families of csrc that it runs, and its cases.
+KERNELS = {
+    "row_ops": (
+        ("lorentz_maps", "distance", "ranking"),
+        [name + end for name in ROW_OPS for end in ("", "_backward")],
+    ),
+    "noising": (("noising",), [name + end for name in NOISE for end in ("", "_backward")]),
+    "riemannian_step": (("riemannian_step",), ["plain", "momentum", "nesterov", "adam"]),
+    "message_passing": (
+        ("message_passing",),
+        ["mixed", "light", "heavy", "dense", "star", "empty", "one", "itself", "none"],
+    ),
+    "ranking": (("nearest", "ranking"), [*TOPK, "negatives"]),
+}
+CASES = [(name, case) for name, (_, cases) in KERNELS.items() for case in cases]
+# So small a grid that rows come round by its stride.
+SMALL_GRID = "-DHDRM_MAX_BLOCKS=2"
+# Real kernels with one statement changed: the family, the file, what is changed to what, the
+# sanitizer that must see it, and in what case.
+MUTANTS = {
+    "missing_syncthreads": (
+        "noising",
+        "column_sums.cuh",
+        "      __syncthreads();\n      // Now a thread",
+        "      // Now a thread",
+        "threads",
+        "column_statistics",
+    ),
+    "missing_second_barrier": (
+        "noising",
+        "column_sums.cuh",
+        "      __syncthreads();\n    }\n",
+        "    }\n",
+        "threads",
+        "column_statistics",
+    ),
+    "missing_syncwarp": (
+        "message_passing",
+        "message_passing.cu",
+        "    __syncwarp();\n    settle_row",
+        "    settle_row",
+        "threads",
+        "mixed",
+    ),
+    "read_beyond": (
+        "noising",
+        "held_row.h",
+        "own[j] = coordinate(j) < width ?",
+        "own[j] = coordinate(j) <= width ?",
+        "memory",
+        "isotropic_noise",
+    ),
+    "written_beyond": (
+        "noising",
+        "held_row.h",
+        "if (coordinate(j) < width) row[",
+        "if (coordinate(j) <= width) row[",
+        "memory",
+        "isotropic_noise",
+    ),
+    "quads_where_not_aligned": (
+        "noising",
+        "held_row.h",
+        "% sizeof(typename Quad<S>::Vector) == 0",
+        "% sizeof(S) == 0",
+        "memory",
+        "isotropic_noise",
+    ),
+    "lane_missing_in_mask": (
+        "riemannian_step",
+        "team.h",
+        "kAllLanes = 0xffffffff",
+        "kAllLanes = 0x7fffffff",
+        "none",
+        "plain",
+    ),
+    "rows_of_other_blocks": (
+        "noising",
+        "noising.cu",
+        "std::int64_t(blockIdx.x) * blockDim.y + threadIdx.y",
+        "std::int64_t(threadIdx.y)",
+        "threads",
+        "isotropic_noise",
+    ),
+}
+SEEN_AS = {
+    "none": "kernel sgd_step, .*mask 0x7fffffff",
+    "memory": "buffer-overflow|misaligned address",
+    "threads": "ThreadSanitizer: data race",
+}
 
 
 @pytest.fixture(scope="module", params=["none", "memory", "threads"])
@@ -55,14 +151,17 @@ def program(name: str, sanitizer: str = "none") -> Path:
     return build(name, [HERE / f"{name}.cu"], sanitizer)
 
 
-def row_ops(sanitizer: str = "none") -> Path:
+def kernels(name: str, sanitizer: str = "none", csrc: Path | None = None) -> Path:
+    """A program of KERNELS; with `csrc`, of the kernel sources there instead of csrc/cuda."""
     if reason := missing(sanitizer):
         pytest.skip(reason)
-    backends = [
-        ROOT / "csrc" / "cuda" / "lorentz_maps.cu",
-        ROOT / "csrc" / "cpu" / "lorentz_maps.cpp",
-    ]
-    return build("row_ops", [HERE / "row_ops.cpp", *backends], sanitizer)
+    families, _ = KERNELS[name]
+    sources = [HERE / f"{name}.cpp"]
+    for family in families:
+        sources += [(csrc or ROOT / "csrc") / "cuda" / f"{family}.cu"]
+        sources += [p for p in [ROOT / "csrc" / "cpu" / f"{family}.cpp"] if p.exists()]
+    flags = [SMALL_GRID, "-iquote", str(csrc)] if csrc else [SMALL_GRID]
+    return build(name, sources, sanitizer, flags=flags)
 
 
 def place(case: str) -> str:
@@ -137,26 +236,37 @@ def test_race(case):
     assert "ThreadSanitizer: data race" in done.stderr and place(case) in done.stderr
 
 
-@pytest.mark.parametrize("op", ROW_OPS)
-def test_row_op_like_the_cpu(op):
-    """All widths, storages and alignments of row_ops.cpp, bit for bit the same in every order."""
-    found = [run(row_ops(), op, order=order) for order in ORDERS]
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_kernel_like_the_cpu(name, case):
+    """All widths, storages and alignments of the program, bit for bit the same in every order."""
+    found = [run(kernels(name), case, order=order) for order in ORDERS]
     for done in found:
         assert done.returncode == 0, done.stdout + done.stderr
     assert len({done.stdout for done in found}) == 1
 
 
-@pytest.mark.parametrize("sanitizer", ["memory", "threads"])
-@pytest.mark.parametrize("op", ROW_OPS)
-def test_row_op_under_sanitizers(op, sanitizer):
-    done = run(row_ops(sanitizer), op, order="random 3")
+@pytest.mark.parametrize("checked", ["memory", "threads"])
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_kernel_under_sanitizers(name, case, checked):
+    done = run(kernels(name, checked), case, order="random 3")
     assert done.returncode == 0, done.stdout + done.stderr[-5000:]
 
 
-def test_row_op_beyond_the_grid():
-    """More rows than a grid of the largest size takes at once."""
-    done = run(row_ops(), "expmap0", str(8 * 2**15 + 9), "2")
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_broken_kernel_is_caught(mutant):
+    family, file, before, after, checked, case = MUTANTS[mutant]
+    text = (ROOT / "csrc" / "cuda" / file).read_text()
+    assert text.count(before) == 1, f"{file} has changed: {before}"
+    csrc = ROOT / "build" / "cuda_on_cpu" / "mutants" / mutant
+    (csrc / "cuda").mkdir(parents=True, exist_ok=True)
+    for source in (ROOT / "csrc" / "cuda").iterdir():
+        text = source.read_text()
+        (csrc / "cuda" / source.name).write_text(
+            text.replace(before, after) if source.name == file else text
+        )
+    done = run(kernels(family, checked, csrc), case)
+    assert done.returncode != 0
+    assert re.search(SEEN_AS[checked], done.stdout + done.stderr), done.stderr[-3000:]
 
 
 def test_kernel_sources_keep_to_the_rules():

@@ -47,6 +47,22 @@ def test_same_bits_again_and_on_another_stream(case, backend):
     assert_same(second, first, 0.0)
 
 
+@pytest.mark.skipif("cuda" not in BACKENDS, reason="hdrm was built without CUDA kernels")
+def test_tensors_on_two_devices_are_refused():
+    x = torch.ones(3, 4, device="cuda")
+    with pytest.raises(RuntimeError, match="all tensors of an op must be on one device"):
+        torch.ops.hdrm_cuda.expmap(x, x.cpu(), 1.0)
+
+
+@pytest.mark.skipif("cuda" not in BACKENDS, reason="hdrm was built without CUDA kernels")
+def test_the_automatic_choice_is_the_compiled_kernel():
+    x = points(300, 65, 0.7, torch.float32).cuda()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as record:
+        ops.logmap0(x)
+        torch.cuda.synchronize()
+    assert any("held_rows" in event.name for event in record.events())
+
+
 def _graph_of(call):
     """The call captured in a CUDA graph, after it has run once (kernels are tuned and loaded)."""
     stream = torch.cuda.Stream()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from ops_cases import (
@@ -21,7 +23,8 @@ from ops_cases import (
 from hdrm import ops
 from hdrm.ops import backend as backend_module
 
-NAMESPACES = ["hdrm", "hdrm_reference"] + ["hdrm_triton"] * ("triton" in BACKENDS)
+NAMESPACES = ["hdrm", "hdrm_reference"]
+NAMESPACES += [f"hdrm_{name}" for name in ("cuda", "triton") if name in BACKENDS]
 NATIVE = [name for name in BACKENDS if name != "reference"]
 by_case = pytest.mark.parametrize("case", CASES, ids=str)
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -227,16 +230,31 @@ def test_every_op_has_a_native_kernel():
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"hdrm::{name}", "CPU"), name
 
 
+def test_every_op_has_a_cuda_kernel():
+    if "cuda" not in BACKENDS:
+        pytest.skip("CUDA kernels run here neither on a device nor in the emulator")
+    key = "CUDA" if torch.cuda.is_available() else "CPU"
+    for name, _ in CALLS:
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"hdrm_cuda::{name}", key), name
+
+
 class TestBackendChoice:
     def test_unknown_backend_lists_what_there_is(self):
         with pytest.raises(RuntimeError, match=r"'cublas'; there are:\n  reference: available"):
             with ops.use_backend("cublas"):
                 pass
 
-    def test_unavailable_backend_says_why(self):
-        with pytest.raises(RuntimeError, match="cuda: this build holds no CUDA kernels"):
-            with ops.use_backend("cuda"):
-                pass
+    def test_unavailable_backend_says_why(self, monkeypatch):
+        """CUDA kernels that were not built, with the build's reason; or a device that is missing."""
+        module = SimpleNamespace(build_report=lambda: {"cuda": "not built: no nvcc"})
+        monkeypatch.setattr(backend_module.native, "load", lambda: module)
+        monkeypatch.setattr(backend_module, "_COMPILED", True)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        for keys, reason in (([], "not built: no nvcc"), (["CUDA"], "there is no CUDA device")):
+            monkeypatch.setattr(backend_module, "_has_kernel", lambda op, key: key in keys)
+            with pytest.raises(RuntimeError, match=f"\n  cuda: {reason}\n"):
+                with ops.use_backend("cuda"):
+                    pass
 
     def test_choice_ends_with_the_block(self):
         with pytest.raises(KeyError), ops.use_backend("reference"):

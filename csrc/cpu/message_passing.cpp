@@ -1,7 +1,7 @@
 // Sums over neighbours, a row owned by one worker: no atomics, the same bits for any number of
 // threads. Rows are shared out by edges, not by count; a row with more than kSegment edges is summed
 // in segments of that length by several workers, and the segments are added in order.
-#include "cpu/message_passing.h"
+#include "ops/message_passing.h"
 
 #include <algorithm>
 #include <vector>
@@ -9,7 +9,7 @@
 #include "cpu/clones.h"
 #include "rows/message_passing.h"
 
-namespace hdrm::cpu {
+namespace hdrm {
 namespace {
 
 constexpr std::int64_t kSegment = 4096;
@@ -192,7 +192,7 @@ HDRM_RANGES(Half)
 // The rounds of either direction: out ← (Σ Â^l·s over l = 1 … L, and s itself for the mean)·scale
 // by Horner's rule, with s = source·factor/T. Work tables hold T·t, ready to be gathered.
 template <class S>
-void run_rounds(const Parallel& parallel, const Propagation<S>& p, bool transposed,
+void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool transposed,
                 const S* source, const S* x, S* out) {
   using T = Arithmetic<S>;
   const Plan plan(p.rowptr, p.num_nodes, parallel.num_threads);
@@ -228,23 +228,24 @@ void run_rounds(const Parallel& parallel, const Propagation<S>& p, bool transpos
 
 }  // namespace
 
-template <class S>
-void propagate(const Parallel& parallel, const Propagation<S>& p, const S* x, S* out) {
+template <class On, class S>
+void propagate(const On& parallel, const Propagation<S>& p, const S* x, S* out) {
   run_rounds(parallel, p, false, x, static_cast<const S*>(nullptr), out);
 }
 
-template <class S>
-void propagate_backward(const Parallel& parallel, const Propagation<S>& p, const S* g, const S* x,
+template <class On, class S>
+void propagate_backward(const On& parallel, const Propagation<S>& p, const S* g, const S* x,
                         S* gx) {
   run_rounds(parallel, p, true, g, p.lorentz ? x : nullptr, gx);
 }
 
-#define HDRM_DEFINE(S)                                                                      \
-  template void propagate(const Parallel&, const Propagation<S>&, const S*, S*);            \
-  template void propagate_backward(const Parallel&, const Propagation<S>&, const S*, const S*, S*);
+#define HDRM_DEFINE(S)                                                                  \
+  template void propagate(const cpu::Parallel&, const Propagation<S>&, const S*, S*);   \
+  template void propagate_backward(const cpu::Parallel&, const Propagation<S>&, const S*, \
+                                   const S*, S*);
 HDRM_DEFINE(float)
 HDRM_DEFINE(double)
 HDRM_DEFINE(Bfloat16)
 HDRM_DEFINE(Half)
 
-}  // namespace hdrm::cpu
+}  // namespace hdrm

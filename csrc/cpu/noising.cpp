@@ -1,6 +1,6 @@
 // Column sums are taken over blocks of kBlockRows rows, whatever the number of threads, and the
 // blocks are added in order in double: the same bits always.
-#include "cpu/noising.h"
+#include "ops/noising.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,18 +9,15 @@
 #include "cpu/clones.h"
 #include "rows/noising.h"
 
-namespace hdrm::cpu {
+namespace hdrm {
 namespace {
 
 constexpr std::int64_t kBlockRows = 128;
-constexpr std::int64_t kGrain = 1 << 14;  // elements worth waking a thread for
 
 std::int64_t num_blocks(std::int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
 
-std::int64_t grain_rows(int width) { return std::max<std::int64_t>(1, kGrain / width); }
-
 std::int64_t grain_blocks(int width) {
-  return std::max<std::int64_t>(1, kGrain / (kBlockRows * width));
+  return cpu::grain_rows(kBlockRows * width);
 }
 
 // What the loops over rows or blocks below read and write.
@@ -60,7 +57,7 @@ HDRM_FN void run_add(const Task<S>& task, std::int64_t begin, std::int64_t end) 
   using T = Arithmetic<S>;
   const Noising<S>& in = task.in;
   const Serial team;
-  with_noise(in.seed, in.width, begin, end, [&](std::int64_t row, const float* e) {
+  with_noise(*in.seed, in.width, begin, end, [&](std::int64_t row, const float* e) {
     const S* z = in.z0 + row * in.width;
     S* out = task.out + row * in.width;
     const T a = in.signal[row], b = in.noise[row];
@@ -93,7 +90,7 @@ HDRM_FN void run_add_backward(const Task<S>& task, std::int64_t begin, std::int6
   const Noising<S>& in = task.in;
   const Serial team;
   const int n = in.width;
-  with_noise(in.seed, n, begin * kBlockRows, std::min(end * kBlockRows, in.rows),
+  with_noise(*in.seed, n, begin * kBlockRows, std::min(end * kBlockRows, in.rows),
              [&](std::int64_t row, const float* e) {
     const S *z = in.z0 + row * n, *g = task.g + row * n;
     S* gz = task.out + row * n;
@@ -171,7 +168,7 @@ struct Moments {
   std::vector<double> mean, squares;
 
   template <class S>
-  Moments(const Parallel& parallel, const S* z0, std::int64_t rows, int width)
+  Moments(const cpu::Parallel& parallel, const S* z0, std::int64_t rows, int width)
       : mean(width), squares(width) {
     using T = Arithmetic<S>;
     std::vector<T> partial(num_blocks(rows) * 2 * width);
@@ -203,17 +200,17 @@ struct Moments {
 
 }  // namespace
 
-template <class S>
-void add_noise(const Parallel& parallel, const Noising<S>& in, S* out) {
+template <class On, class S>
+void add_noise(const On& parallel, const Noising<S>& in, S* out) {
   Task<S> task{};
   task.in = in;
   task.out = out;
-  parallel.loop(in.rows, grain_rows(in.width),
+  parallel.loop(in.rows, cpu::grain_rows(in.width),
                 [&](std::int64_t begin, std::int64_t end) { add(task, begin, end); });
 }
 
-template <class S>
-void directional_noise_backward(const Parallel& parallel, const Noising<S>& in, const S* g, S* gz0,
+template <class On, class S>
+void directional_noise_backward(const On& parallel, const Noising<S>& in, const S* g, S* gz0,
                                 Arithmetic<S>* gmean, Arithmetic<S>* gstd) {
   const std::int64_t blocks = num_blocks(in.rows), n = in.width;
   std::vector<Arithmetic<S>> partial(blocks * 2 * n);
@@ -233,18 +230,18 @@ void directional_noise_backward(const Parallel& parallel, const Noising<S>& in, 
   gmean[0] = gstd[0] = 0;
 }
 
-template <class S>
-void isotropic_noise_backward(const Parallel& parallel, const Noising<S>& in, const S* g, S* gz0) {
+template <class On, class S>
+void isotropic_noise_backward(const On& parallel, const Noising<S>& in, const S* g, S* gz0) {
   Task<S> task{};
   task.in = in;
   task.g = g;
   task.out = gz0;
-  parallel.loop(in.rows, grain_rows(in.width),
+  parallel.loop(in.rows, cpu::grain_rows(in.width),
                 [&](std::int64_t begin, std::int64_t end) { signal(task, begin, end); });
 }
 
-template <class S>
-void column_statistics(const Parallel& parallel, const S* z0, std::int64_t rows, int width,
+template <class On, class S>
+void column_statistics(const On& parallel, const S* z0, std::int64_t rows, int width,
                        Arithmetic<S>* mean, Arithmetic<S>* std) {
   using T = Arithmetic<S>;
   const Moments moments(parallel, z0, rows, width);
@@ -256,8 +253,8 @@ void column_statistics(const Parallel& parallel, const S* z0, std::int64_t rows,
 }
 
 // ∂mean/∂z = 1/B and ∂std/∂z = (z − mean)/((B − 1)·std), the latter 0 where there is no spread.
-template <class S>
-void column_statistics_backward(const Parallel& parallel, const Arithmetic<S>* gmean,
+template <class On, class S>
+void column_statistics_backward(const On& parallel, const Arithmetic<S>* gmean,
                                 const Arithmetic<S>* gstd, const S* z0, std::int64_t rows,
                                 int width, S* gz0) {
   using T = Arithmetic<S>;
@@ -276,23 +273,23 @@ void column_statistics_backward(const Parallel& parallel, const Arithmetic<S>* g
   task.base = base.data();
   task.slope = slope.data();
   task.shift = shift.data();
-  parallel.loop(rows, grain_rows(width), [&](std::int64_t begin, std::int64_t end) {
+  parallel.loop(rows, cpu::grain_rows(width), [&](std::int64_t begin, std::int64_t end) {
     statistics_backward(task, begin, end);
   });
 }
 
-#define HDRM_DEFINE(S)                                                                            \
-  template void add_noise(const Parallel&, const Noising<S>&, S*);                                \
-  template void directional_noise_backward(const Parallel&, const Noising<S>&, const S*, S*,      \
-                                           Arithmetic<S>*, Arithmetic<S>*);                       \
-  template void isotropic_noise_backward(const Parallel&, const Noising<S>&, const S*, S*);       \
-  template void column_statistics(const Parallel&, const S*, std::int64_t, int, Arithmetic<S>*,   \
-                                  Arithmetic<S>*);                                                \
-  template void column_statistics_backward(const Parallel&, const Arithmetic<S>*,                 \
+#define HDRM_DEFINE(S)                                                                           \
+  template void add_noise(const cpu::Parallel&, const Noising<S>&, S*);                          \
+  template void directional_noise_backward(const cpu::Parallel&, const Noising<S>&, const S*,    \
+                                           S*, Arithmetic<S>*, Arithmetic<S>*);                  \
+  template void isotropic_noise_backward(const cpu::Parallel&, const Noising<S>&, const S*, S*); \
+  template void column_statistics(const cpu::Parallel&, const S*, std::int64_t, int,             \
+                                  Arithmetic<S>*, Arithmetic<S>*);                               \
+  template void column_statistics_backward(const cpu::Parallel&, const Arithmetic<S>*,           \
                                            const Arithmetic<S>*, const S*, std::int64_t, int, S*);
 HDRM_DEFINE(float)
 HDRM_DEFINE(double)
 HDRM_DEFINE(Bfloat16)
 HDRM_DEFINE(Half)
 
-}  // namespace hdrm::cpu
+}  // namespace hdrm

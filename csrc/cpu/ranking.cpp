@@ -10,7 +10,8 @@
 #include "cpu/row_kernel.h"
 #include "rows/ranking.h"
 
-namespace hdrm::cpu {
+namespace hdrm {
+namespace cpu {
 
 // The hinge --------------------------------------------------------------------------------------
 
@@ -117,6 +118,8 @@ HDRM_FN void run_topk(const TopK<T>& t, std::int64_t first, std::int64_t begin, 
 HDRM_TOPK(float)
 HDRM_TOPK(double)
 
+}  // namespace cpu
+
 // Negative samples -------------------------------------------------------------------------------
 
 namespace {
@@ -148,9 +151,9 @@ void check(const NegativeSampling& in) {
 
 }  // namespace
 
-void sample_negatives(const Parallel& parallel, const NegativeSampling& in, std::int64_t* out) {
+void sample_negatives(const cpu::Parallel& parallel, const NegativeSampling& in, std::int64_t* out) {
   check(in);
-  const Words key(in.seed);
+  const Words key(*in.seed);
   parallel.loop(in.batch, kGrain / in.num + 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t first = in.rowptr[in.users[b]];
@@ -163,4 +166,4 @@ void sample_negatives(const Parallel& parallel, const NegativeSampling& in, std:
   });
 }
 
-}  // namespace hdrm::cpu
+}  // namespace hdrm

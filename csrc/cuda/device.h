@@ -44,3 +44,22 @@ inline void check_launch(const char* kernel) {
 #include "cuda_on_cpu.h"
 
 #endif
+
+#include <algorithm>
+#include <cstdint>
+
+#ifndef HDRM_MAX_BLOCKS  // tests set it low
+#define HDRM_MAX_BLOCKS (1 << 15)
+#endif
+
+namespace hdrm::cuda {
+
+inline constexpr int kMaxBlocks = HDRM_MAX_BLOCKS;  // work beyond comes round by the grid's stride
+
+// The blocks of a grid for `count` pieces of work of which a block takes `at_once`.
+inline unsigned blocks_for(std::int64_t count, int at_once) {
+  return static_cast<unsigned>(
+      std::min<std::int64_t>(kMaxBlocks, (count + at_once - 1) / at_once));
+}
+
+}  // namespace hdrm::cuda

@@ -1,5 +1,5 @@
 // Teams of a device for the row arithmetic in csrc/rows: what Serial is on the host, a warp or a
-// block here. Rows lie in memory; row_kernel.cuh has teams that hold them in registers.
+// block here. Rows lie in memory; held_row.h has teams that hold them in registers.
 //
 // A sum has the same bits in every thread and on every run: the order of its terms is fixed.
 #pragma once

@@ -1,5 +1,5 @@
-// Rounds of neighbourhood averaging; formulas in hdrm/ops/message_passing.py. `On` is where they run:
-// cpu::Parallel or cuda::Stream.
+// Rounds of neighbourhood averaging; formulas in hdrm/ops/message_passing.py. `On` is where they
+// run: cpu::Parallel or cuda::Stream.
 #pragma once
 
 #include <cstdint>

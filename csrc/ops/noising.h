@@ -1,5 +1,5 @@
-// The diffusion's forward step and the statistics it needs; formulas in hdrm/ops/noising.py. `On` is
-// where they run: cpu::Parallel or cuda::Stream.
+// The diffusion's forward step and the statistics it needs; formulas in hdrm/ops/noising.py. `On`
+// is where they run: cpu::Parallel or cuda::Stream.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Optimiser steps on tables (rows, width), in place; formulas in hdrm/ops/riemannian_step.py. `On` is
-// where they run: cpu::Parallel or cuda::Stream.
+// Optimiser steps on tables (rows, width), in place; formulas in hdrm/ops/riemannian_step.py. `On`
+// is where they run: cpu::Parallel or cuda::Stream.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,7 @@ namespace hdrm {
 template <class T>
 struct Pair {
   T xx, yy, xy, along;          // |xs|², |ys|², xs·ys, δ·(xs + ys)
-  T near_x, near_y;             // 1 or 0: across x we look at near_x·x − y, across y at x − near_y·y
+  T near_x, near_y;             // 1 or 0: across x look at near_x·x − y, across y at x − near_y·y
   T tau_x, tau_y;               // their shares along x and y …
   T again_x, again_y;           // … and what the second orthogonalisation finds
   T a, b, gap;                  // |xs|, |ys|, P

@@ -245,7 +245,7 @@ struct ExpMap {
                             const State& s) {
     const auto x = in[0], v = in[1];
     const auto y = out[0];
-    const T yy = team.template sum<T>(n, [&](int i) {
+    const T yy = team.template each_sum<T>(n, [&](int i) {
       const T value = s.line.at(x[i], v[i]);
       y[i] = value;
       return value * value;
@@ -281,7 +281,7 @@ struct LogMap {
                             const State& s) {
     const auto x = in[0], y = in[1];
     const auto v = out[0];
-    const T xv = team.template sum<T>(n, [&](int i) {
+    const T xv = team.template each_sum<T>(n, [&](int i) {
       const T value = s.at(x[i], y[i]);
       v[i] = value;
       return x[i] * value;
@@ -331,7 +331,7 @@ struct Transport {
                             const State& s) {
     const auto x = in[0], y = in[1], v = in[2];
     const auto z = out[0];
-    const T yz = team.template sum<T>(n, [&](int i) {
+    const T yz = team.template each_sum<T>(n, [&](int i) {
       const T value = v[i] + s.kappa * (x[i] + y[i]);
       z[i] = value;
       return y[i] * value;

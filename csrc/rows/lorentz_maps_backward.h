@@ -105,7 +105,7 @@ struct ProjectTangentBackward {
   }
 };
 
-// in: h (the gradient of v), x, g;  out: gx, gg. The time coordinate of g is read, so it has one too.
+// in: h (the gradient of v), x, g;  out: gx, gg. g's time coordinate is read, so it has one too.
 template <class T>
 struct EgradToRgradBackward {
   static constexpr int kIn = 3, kOut = 2, kPasses = 1;

@@ -130,8 +130,8 @@ HDRM_FN T sinhc_slope(T q, T limit) {
 // asinh(z)/z at z = √q.
 template <class T>
 HDRM_FN T asinhc(T q) {
-  const T series =
-      1 - q * (T(1) / 6 - q * (T(3) / 40 - q * (T(5) / 112 - q * (T(35) / 1152 - q * T(63) / 2816))));
+  const T series = 1 - q * (T(1) / 6 - q * (T(3) / 40 - q * (T(5) / 112 - q * (T(35) / 1152 -
+      q * T(63) / 2816))));
   const T z = std::sqrt(q);
   const T direct = log1_plus(z + z * (z / (1 + std::sqrt(1 + q)))) / z;
   return q < T(1e-3) ? series : direct;
@@ -140,7 +140,8 @@ HDRM_FN T asinhc(T q) {
 // (z/√(1+z²) − asinh z)/z³ at z = √q, from a = asinhc(q).
 template <class T>
 HDRM_FN T asinhc_slope(T q, T a) {
-  const T series = -T(1) / 3 + q * (T(3) / 10 - q * (T(15) / 56 - q * (T(35) / 144 - q * T(315) / 1408)));
+  const T series = -T(1) / 3 + q * (T(3) / 10 - q * (T(15) / 56 - q * (T(35) / 144 -
+      q * T(315) / 1408)));
   const T direct = (1 / std::sqrt(1 + q) - a) / q;
   return q < T(1e-3) ? series : direct;
 }

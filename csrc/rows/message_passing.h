@@ -55,4 +55,38 @@ HDRM_FN void last_row(const Team& team, const Space<T>& space, const NodeScale<T
   if (team.leads()) out[0] = 0;
 }
 
+// How a round of a propagation ends.
+template <class T>
+struct RoundEnd {
+  Space<T> space;
+  bool symmetric, transposed;  // the kind of Â, and whether it is Âᵀ
+  bool of_points;              // source holds points, and s is their logmap0
+  bool through_map;            // the result goes through the gradient of logmap0 at x
+  bool first, last;
+  T weight, scale;  // of s in the last round, and of its result
+};
+
+// A node's row of the round, from `sum`, its row of A·T·t, which is spent. What was gathered has
+// the row `table`, or in the first round factor·source. Fills `next`, or in the last round `out`.
+template <class T, class S, class Team>
+HDRM_FN void settle_row(const Team& team, const RoundEnd<T>& end, std::int64_t degree, T* sum,
+                        const T* table, T factor, const S* source, const S* x, T* next, S* out,
+                        int n) {
+  if (!end.symmetric && end.first) {  // λ = 1: the node itself
+    team.each(n, [&](int i) { sum[i] += factor * source[i]; });
+  } else if (!end.symmetric) {
+    team.each(n, [&](int i) { sum[i] += table[i]; });
+  }
+  const NodeScale<T> node(degree, end.symmetric, end.transposed);
+  if (!end.last) return middle_row(team, node, sum, factor, source, next, n);
+  const bool maps = end.of_points && end.weight != 0;
+  const T weight = maps ? logmap0_scale(team, end.space, source, n) : end.weight;
+  if (end.through_map) {
+    last_row(team, end.space, node, sum, source, weight, end.scale, x, out, n);
+  } else {
+    const S* const none = nullptr;
+    last_row(team, end.space, node, sum, source, weight, end.scale, none, out, n);
+  }
+}
+
 }  // namespace hdrm

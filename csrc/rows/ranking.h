@@ -81,6 +81,39 @@ struct MarginRankingBackward {
   }
 };
 
+// x0 − r of a point: a ratio of what is not negative.
+template <class T, class Team>
+HDRM_FN T height(const Team& team, const Space<T>& space, const T* x, int n) {
+  const T xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
+  return xx / (std::sqrt(space.K + xx) + space.r);
+}
+
+// d(x, y).
+template <class T, class Team>
+HDRM_FN T point_distance(const Team& team, const Space<T>& space, const T* x, const T* y, int n) {
+  using Op = Distance<T, Metric::kDistance>;
+  const T* const in[] = {x, y};
+  typename Op::State state;
+  Op::template reduce<0>(team, in, nullptr, n, state);
+  Op::template solve<0>(space, state);
+  Op::template reduce<1>(team, in, nullptr, n, state);
+  Op::template solve<1>(space, state);
+  return state.value;
+}
+
+// How many of the seen items are below `item`; seen[j] − offset ascend.
+HDRM_FN std::int64_t seen_below(const std::int32_t* seen, std::int64_t count, std::int64_t offset,
+                                std::int64_t item) {
+  std::int64_t low = 0, high = count;
+  while (low < high) {
+    const std::int64_t middle = (low + high) / 2;
+    const bool below = seen[middle] - offset < item;
+    low = below ? middle + 1 : low;
+    high = below ? high : middle;
+  }
+  return low;
+}
+
 // The item of rank `rank` (from 0) among those not seen; seen[j] − offset ascend. It is rank + j,
 // where j counts the seen items s_j with s_j − j ≤ rank: binary search, as s_j − j never falls.
 HDRM_FN std::int64_t unseen_item(const std::int32_t* seen, std::int64_t count, std::int64_t offset,

@@ -33,7 +33,7 @@ HDRM_FN void move_row(const Team& team, const Space<T>& space, T* x, T xx, D d, 
     const T inner = crossing + (line.tau + line.again) * tau_m * (xx * space.K / (space.K + xx));
     kappa = line.shc * inner / (2 * space.K * (1 + line.half));
   }
-  const T yy = team.template sum<T>(n, [&](int i) {
+  const T yy = team.template each_sum<T>(n, [&](int i) {
     const T y = line.at(x[i], d(i));
     if (m) m[i] += kappa * (x[i] + y);
     x[i] = y;

@@ -1,5 +1,5 @@
-// 16-bit storage of tangent vectors: bfloat16 and IEEE half as bits, widened to float for arithmetic
-// and rounded back to the nearest, ties to even. Without branches, so that loops vectorise.
+// 16-bit storage of tangent vectors: bfloat16 and IEEE half as bits, widened to float for
+// arithmetic and rounded back to the nearest, ties to even. No branches, so that loops vectorise.
 #pragma once
 
 #include <bit>

@@ -25,6 +25,12 @@ struct Serial {
     return total;
   }
 
+  // The same where f writes at i too.
+  template <class T, class F>
+  HDRM_FN T each_sum(int n, F f) const {
+    return sum<T>(n, f);
+  }
+
   // f(i) for every coordinate, 0 included: the leader writes its time coordinate afterwards.
   template <class F>
   HDRM_FN void each(int n, F f) const {

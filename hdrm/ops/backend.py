@@ -1,10 +1,11 @@
 """Which implementation of an op runs, and why.
 
-Every op is declared once with :func:`define` and lives in the dispatcher three times:
+Every op is declared once with :func:`define` and lives in the dispatcher four times:
 
 * ``torch.ops.hdrm.<name>`` is the automatic choice. PyTorch's dispatcher takes the compiled
   kernel of the tensor's device, on CUDA without one the Triton kernel, and the reference
   implementation where there is neither.
+* ``torch.ops.hdrm_cuda.<name>`` is always the CUDA kernel of ``csrc/cuda``, if the build has them.
 * ``torch.ops.hdrm_triton.<name>`` is always the Triton kernel: the function of that name in
   ``hdrm/kernels``, in the file that is named as the one here.
 * ``torch.ops.hdrm_reference.<name>`` is always the reference implementation.
@@ -31,7 +32,11 @@ from . import checks, radial
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 
-_NAMESPACES = {"reference": "hdrm_reference", "triton": "hdrm_triton"}  # others: "hdrm"
+_NAMESPACES = {  # "cpu" is "hdrm" on the CPU
+    "reference": "hdrm_reference",
+    "cuda": "hdrm_cuda",
+    "triton": "hdrm_triton",
+}
 _LIBRARIES = {
     name: torch.library.Library(name, "DEF") for name in ("hdrm", *_NAMESPACES.values())
 }
@@ -39,12 +44,22 @@ _TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _COMPILED = native.load() is not None
 _forced: str | None = None
+_devices: tuple[str, ...] = ()  # types of device that the forced backend takes; empty for any
 _told: set[str] = set()
+
+
+def _has_kernel(op: str, key: str) -> bool:
+    try:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
+    except RuntimeError:  # neither declared yet nor registered by a compiled module
+        return False
 
 
 def _unavailable() -> dict[str, str]:
     """The backends that cannot be chosen here, each with the reason."""
-    reasons = {"cuda": "this build holds no CUDA kernels"}
+    reasons = {}
+    if not _cuda_devices():
+        reasons["cuda"] = _why_no_cuda()
     if not _TRITON:
         reasons["triton"] = "Triton is not installed (pip install triton)"
     elif not (torch.cuda.is_available() or _INTERPRETED):
@@ -55,6 +70,21 @@ def _unavailable() -> dict[str, str]:
     if not _COMPILED:
         reasons["cpu"] = native.error() or "the compiled module is missing"
     return reasons
+
+
+def _cuda_devices() -> tuple[str, ...]:
+    """Types of device whose tensors the CUDA kernels take here. The dispatcher knows: tests let an
+    emulator run them on the CPU."""
+    devices = ["cuda"] * torch.cuda.is_available() + ["cpu"]
+    return tuple(name for name in devices if _has_kernel("hdrm_cuda::expmap0", name.upper()))
+
+
+def _why_no_cuda() -> str:
+    if not _COMPILED:
+        return native.error() or "the compiled module is missing"
+    if not _has_kernel("hdrm_cuda::expmap0", "CUDA"):
+        return native.load().build_report()["cuda"]
+    return "there is no CUDA device"
 
 
 def available_backends() -> dict[str, str]:
@@ -71,6 +101,16 @@ def _check_choice(name: str, origin: str) -> str:
     return name
 
 
+def _choose(name: str | None, devices: tuple[str, ...]) -> None:
+    global _forced, _devices
+    _forced, _devices = name, devices
+
+
+def _force(name: str, origin: str) -> None:
+    devices = {"cpu": ("cpu",), "cuda": _cuda_devices(), "triton": ("cuda",) * (not _INTERPRETED)}
+    _choose(_check_choice(name, origin), devices.get(name, ()))
+
+
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Run every op of the ``with`` block on one backend.
@@ -85,23 +125,21 @@ def use_backend(name: str) -> Iterator[None]:
     The choice is global to the process, as it has to be seen by autograd's threads. The
     environment variable ``HDRM_BACKEND`` makes the same choice for the whole process.
     """
-    global _forced
-    before = _forced
-    _forced = _check_choice(name, "use_backend()")
+    before = _forced, _devices
+    _force(name, "use_backend()")
     try:
         yield
     finally:
-        _forced = before
+        _choose(*before)
 
 
 def call(name: str, *args):
     """Run op ``name`` on the chosen backend; ``args`` follow the op's schema."""
-    device = {"cpu": "cpu", "cuda": "cuda", "triton": None if _INTERPRETED else "cuda"}.get(_forced)
-    for arg in args if device else ():
-        if isinstance(arg, Tensor) and arg.device.type != device:
+    for arg in args if _devices else ():
+        if isinstance(arg, Tensor) and arg.device.type not in _devices:
             raise RuntimeError(
                 f"hdrm.ops.{name}: the backend {_forced!r} was chosen, but a tensor is on "
-                f"{arg.device}; move it to {device!r} or leave the choice automatic"
+                f"{arg.device}; move it to {_devices[0]!r} or leave the choice automatic"
             )
     return getattr(getattr(torch.ops, _NAMESPACES.get(_forced, "hdrm")), name)(*args)
 
@@ -242,12 +280,14 @@ def _declare(
         ("hdrm", _fallback(name, implementation)),
         ("hdrm_reference", implementation),
         ("hdrm_triton", triton),
+        ("hdrm_cuda", None),  # the compiled module registers it, if it has it
     ):
         library = _LIBRARIES[namespace]
         library.define(f"{name}{schema}")
-        library.impl(name, kernel, "CompositeExplicitAutograd")
+        if kernel:
+            library.impl(name, kernel, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
-    if _TRITON:
+    if _TRITON and not _has_kernel(f"hdrm::{name}", "CUDA"):
         _LIBRARIES["hdrm"].impl(name, triton, "CUDA")
 
 
@@ -281,4 +321,4 @@ if not _COMPILED:
         f"hdrm runs its reference implementations in plain torch: {native.error()}", stacklevel=2
     )
 if os.environ.get("HDRM_BACKEND"):
-    _forced = _check_choice(os.environ["HDRM_BACKEND"], "HDRM_BACKEND")
+    _force(os.environ["HDRM_BACKEND"], "HDRM_BACKEND")

@@ -42,7 +42,12 @@ def missing(sanitizer: str = "none") -> str:
 
 
 def build(
-    name: str, sources: Iterable[Path], sanitizer: str = "none", *, flags: Iterable[str] = ()
+    name: str,
+    sources: Iterable[Path],
+    sanitizer: str = "none",
+    *,
+    flags: Iterable[str] = (),
+    libraries: Iterable[str] = (),
 ) -> Path:
     """The program `name`, or the shared library if `name` ends in .so, of C++ and CUDA sources and
     the emulator. Made again when a flag, a source or any header has changed.
@@ -58,27 +63,37 @@ def build(
     jobs = [(Path(source), checked) for source in sources] + [(HERE / "engine.cpp", engine)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _object(folder, *job), jobs))
-    link = ("-shared",) if name.endswith(".so") else ()
-    key = hashlib.sha256("\n".join([*map(str, objects), *link]).encode()).hexdigest()
+    link = (*(("-shared",) if name.endswith(".so") else ()), *libraries)
     stem, dot, suffix = name.partition(".")
-    program = folder / f"{stem}-{key[:16]}{dot}{suffix}"
+    key = _hash("\n".join([*map(str, objects), *link]).encode())
+    program = folder / f"{stem}-{key}{dot}{suffix}"
     if not program.exists():
-        _compile([*SANITIZERS[sanitizer], *link, *map(str, objects)], program)
+        _compile([*SANITIZERS[sanitizer], *map(str, objects), *link], program)
     return program
 
 
 def _object(folder: Path, source: Path, flags: tuple[str, ...]) -> Path:
-    key = hashlib.sha256(shlex.join([*CXX, *flags]).encode() + _headers())
-    key.update(source.read_bytes())
-    made = folder / f"{source.stem}-{key.hexdigest()[:16]}.o"
-    if not made.exists():
-        _compile([*flags, "-c", "-x", "c++", str(source)], made)
+    name = f"{source.stem}-{_hash(shlex.join([*CXX, *flags, str(source)]).encode())}"
+    depends = folder / f"{name}.d"  # what the object was last made of
+    if depends.exists() and (made := _made_of(depends)).exists():
+        return made
+    fresh, now = folder / f"{name}.{os.getpid()}.o", folder / f"{name}.{os.getpid()}.d"
+    _compile([*flags, "-MMD", "-MF", str(now), "-c", "-x", "c++", str(source)], fresh)
+    os.replace(now, depends)
+    made = _made_of(depends)
+    os.replace(fresh, made)
     return made
 
 
-def _headers() -> bytes:
-    found = [p for folder in (ROOT / "csrc", HERE) for p in folder.rglob("*.*h")]
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(found))).digest()
+def _made_of(depends: Path) -> Path:
+    """The object that the files which a .d file lists, as they are now, would give."""
+    files = depends.read_text().replace("\\\n", " ").split()[1:]
+    content = b"".join(Path(file).read_bytes() for file in files if Path(file).exists())
+    return depends.with_name(f"{depends.stem}-{_hash(content)}.o")
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _compile(arguments: list[str], made: Path) -> None:

@@ -75,6 +75,11 @@ T __ldg(const T* p) {
   return *p;
 }
 
+template <class T>
+void __stwb(T* p, T value) {
+  *p = value;
+}
+
 // The block's dynamic shared memory: `name` points to it.
 #define HDRM_SHARED(type, name) type* const name = static_cast<type*>(cuda_on_cpu::dynamic_shared())
 

@@ -295,6 +295,7 @@ void run(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
   e.body = thread;
   e.context = context;
   e.shared_bytes = shared_bytes;
+  e.next_slot = 0;
   e.order.choose();
   e.threads.assign(threads, Thread{});
   gridDim = grid;

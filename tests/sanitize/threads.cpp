@@ -12,11 +12,11 @@
 #include <vector>
 
 #include "cpu/graph.h"
-#include "cpu/message_passing.h"
-#include "cpu/noising.h"
 #include "cpu/ranking.h"
-#include "cpu/riemannian_step.h"
 #include "cpu/row_kernels.h"
+#include "ops/message_passing.h"
+#include "ops/noising.h"
+#include "ops/riemannian_step.h"
 
 namespace {
 
@@ -119,9 +119,10 @@ void check_propagate() {
     for (const bool backward : {false, true}) {
       check("propagate", [&](const Parallel& parallel) {
         std::vector<T> out(size), factor(csr.num_rows), even(size), odd(size);
-        const Propagation<T> p{csr.rowptr.get(), csr.col.get(), csr.num_rows, kNarrow, 3,
-                               (options & 1) != 0, (options & 2) != 0, (options & 4) != 0,
-                               Space<T>(0.7, 0), factor.data(), {even.data(), odd.data()}};
+        const Propagation<T> p{csr.rowptr.get(), csr.col.get(), csr.num_rows,
+                               csr.rowptr[csr.num_rows], kNarrow, 3, (options & 1) != 0,
+                               (options & 2) != 0, (options & 4) != 0, Space<T>(0.7, 0),
+                               factor.data(), {even.data(), odd.data()}};
         if (backward) propagate_backward(parallel, p, g.data(), x.data(), out.data());
         else propagate(parallel, p, x.data(), out.data());
         return out;
@@ -135,8 +136,9 @@ void check_noising() {
   const auto z0 = numbers<T>(kRows * kWidth, 1), g = numbers<T>(kRows * kWidth, 2);
   const auto mean = numbers<T>(kWidth, 3), std = numbers<T>(kWidth, 4);
   const auto signal = numbers<T>(kRows, 5), noise = numbers<T>(kRows, 6);
-  const Noising<T> in{z0.data(), mean.data(), std.data(), signal.data(), noise.data(), 7, kRows,
-                      kWidth};
+  const std::int64_t seed = 7;
+  const Noising<T> in{z0.data(), mean.data(), std.data(), signal.data(), noise.data(), &seed,
+                      kRows, kWidth};
   Noising<T> isotropic = in;
   isotropic.mean = isotropic.std = nullptr;
   // A result of a table and two columns, which `run` fills as far as it has them.
@@ -183,7 +185,7 @@ void check_topk() {
       scores[u * kItems + i] = score;
     }
   }
-  const TopK<T> task{users.data(), items.data(), kItems, kWidth, seen.rowptr.get(),
+  const TopK<T> task{users.data(), items.data(), kUsers, kItems, kWidth, seen.rowptr.get(),
                      seen.col.get(), kUsers, kBest, Space<T>(1, 0)};
   std::vector<std::int64_t> ids(kUsers * kBest);
   for (const bool of_ids : {false, true}) {
@@ -202,10 +204,11 @@ void check_sample_negatives() {
   const Csr seen = graph(kUsers, kItems);
   std::vector<std::int64_t> users(kUsers);
   for (std::int64_t u = 0; u < kUsers; ++u) users[u] = (u * 7) % kUsers;
+  const std::int64_t seed = 5;
   check("sample_negatives", [&](const Parallel& parallel) {
     std::vector<std::int64_t> out(kUsers * kDraws);
     sample_negatives(parallel, {users.data(), kUsers, seen.rowptr.get(), kUsers, seen.col.get(),
-                                seen.rowptr[kUsers], kUsers, kItems, kDraws, 5},
+                                seen.rowptr[kUsers], kUsers, kItems, kDraws, &seed},
                      out.data());
     return out;
   });
@@ -218,21 +221,18 @@ void check_steps() {
   const auto check_step = [&](const char* name, auto step) {
     check(name, [&](const Parallel& parallel) {
       std::vector<T> x = numbers<T>(kRows * kWidth, 1), moment(kRows * kWidth), second(kRows);
-      parallel.loop(kRows, 1, [&](std::int64_t begin, std::int64_t end) {
-        step(x.data(), moment.data(), second.data(), begin, end);
-      });
+      step(parallel, x.data(), moment.data(), second.data());
       for (const auto& state : {moment, second}) x.insert(x.end(), state.begin(), state.end());
       return x;
     });
   };
-  check_step("riemannian_sgd", [&](T* x, T* moment, T*, std::int64_t begin, std::int64_t end) {
+  check_step("riemannian_sgd", [&](auto& parallel, T* x, T* moment, T*) {
     const SgdOptions<T> options{T(0.1), T(0.9), T(0.1), T(0.01), true};
-    sgd_rows(space, options, x, grad.data(), moment, kWidth, begin, end);
+    sgd_step(parallel, space, options, x, grad.data(), moment, kRows, kWidth);
   });
-  check_step("riemannian_adam", [&](T* x, T* moment, T* second, std::int64_t begin,
-                                    std::int64_t end) {
+  check_step("riemannian_adam", [&](auto& parallel, T* x, T* moment, T* second) {
     const AdamOptions<T> options{T(0.1), T(0.9), T(0.99), T(1e-8), T(0.01), T(0.1), T(0.01)};
-    adam_rows(space, options, x, grad.data(), moment, second, kWidth, begin, end);
+    adam_step(parallel, space, options, x, grad.data(), moment, second, kRows, kWidth);
   });
 }
 

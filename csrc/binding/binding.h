@@ -1,9 +1,12 @@
-// What the binding files share. They are the only ones that know torch, through its stable ABI
-// (torch/csrc/stable), so that one binary serves every torch from 2.13 on.
+// What the files of this folder share: one per op family, which checks an op's arguments and calls
+// its kernels. They are the only ones that know torch, through its stable ABI (torch/csrc/stable),
+// so that one binary serves every torch from 2.13 on.
 //
+// An op is a template on the device it runs on, Cpu or Cuda: checked once, registered for both.
 // Schemas, fakes and autograd are declared in Python, in hdrm/ops, whose public functions check
 // their arguments and explain; a binding checks only what would otherwise read or write outside a
-// tensor.
+// tensor. A device's tensors it can judge by shape and dtype alone, as their contents could not be
+// looked at without waiting for them.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -13,13 +16,10 @@
 #include <cstdint>
 #include <limits>
 
-#include "cpu/parallel.h"
+#include "binding/device.h"
 #include "rows/storage.h"
 
-namespace hdrm {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+namespace hdrm::binding {
 
 // Calls f with a float or a double, for the element type of the tensor.
 template <class F>
@@ -61,16 +61,9 @@ T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-inline cpu::Parallel torch_threads() {
-  return {[](std::int64_t size, std::int64_t grain, const auto& body) {
-            if (size > 0) torch::stable::parallel_for(0, size, grain, body);
-          },
-          static_cast<int>(torch::stable::get_num_threads())};
-}
-
 inline void check_seed(const Tensor& seed) {
   STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
                   "hdrm: a seed is an int64 tensor of shape (1,)");
 }
 
-}  // namespace hdrm
+}  // namespace hdrm::binding

@@ -1,0 +1,89 @@
+#include "ops/message_passing.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "binding/csr.h"
+
+namespace hdrm::binding {
+namespace {
+
+// grad is missing in the forward direction.
+template <class Device>
+Tensor run_propagation(std::optional<Tensor> grad, Tensor x, Tensor rowptr, Tensor col,
+                       std::int64_t num_layers, double c, bool lorentz, bool symmetric, bool mean) {
+  Device device(x, grad, rowptr, col);
+  STD_TORCH_CHECK(x.dim() == 2 && num_layers >= 1,
+                  "hdrm::propagate: expected a table x (nodes, d+1) and at least one layer");
+  const int width = width_of(x);
+  const ScalarType type = arithmetic(x);
+  STD_TORCH_CHECK(!lorentz || x.scalar_type() == type,
+                  "hdrm::propagate: points must be float32 or float64");
+  x = torch::stable::contiguous(x);
+  rowptr = torch::stable::contiguous(rowptr);
+  col = torch::stable::contiguous(col);
+  check_csr<Device>(rowptr, col, x.size(0), 0, x.size(0));
+  if (grad) {
+    STD_TORCH_CHECK(std::ranges::equal(grad->sizes(), x.sizes()) &&
+                        grad->scalar_type() == x.scalar_type(),
+                    "hdrm::propagate_backward: the gradient must be like x");
+    *grad = torch::stable::contiguous(*grad);
+  }
+  const Tensor out = torch::stable::empty_like(x);
+  const auto scratch = [&](torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+    return torch::stable::new_empty(x, sizes, type);
+  };
+  const Tensor factor = scratch({x.size(0)});
+  // As Propagation says: one table of scratch where `out` has the arithmetic's type.
+  const auto last = num_layers % 2;
+  std::array<Tensor, 2> work{out, out};
+  if (num_layers > 1) work[last] = scratch(x.sizes());
+  if (num_layers > 2 && x.scalar_type() != type) work[1 - last] = scratch(x.sizes());
+  by_storage(x, [&]<class S>(S) {
+    using T = Arithmetic<S>;
+    const Propagation<S> p{read<std::int64_t>(rowptr),
+                           read<std::int32_t>(col),
+                           x.size(0),
+                           col.numel(),
+                           width,
+                           num_layers,
+                           lorentz,
+                           symmetric,
+                           mean,
+                           Space<T>(c, 0),
+                           write<T>(factor),
+                           {write<T>(work[0]), write<T>(work[1])}};
+    if (grad) {
+      hdrm::propagate_backward(device.on(), p, read<S>(*grad), read<S>(x), write<S>(out));
+    } else {
+      hdrm::propagate(device.on(), p, read<S>(x), write<S>(out));
+    }
+  });
+  return out;
+}
+
+template <class Device>
+Tensor propagate(const Tensor& x, const Tensor& rowptr, const Tensor& col, std::int64_t num_layers,
+                 double c, bool lorentz, bool symmetric, bool mean) {
+  return run_propagation<Device>(std::nullopt, x, rowptr, col, num_layers, c, lorentz, symmetric,
+                                 mean);
+}
+
+template <class Device>
+Tensor propagate_backward(const Tensor& grad, const Tensor& x, const Tensor& rowptr,
+                          const Tensor& col, std::int64_t num_layers, double c, bool lorentz,
+                          bool symmetric, bool mean) {
+  return run_propagation<Device>(grad, x, rowptr, col, num_layers, c, lorentz, symmetric, mean);
+}
+
+template <class Device>
+void message_passing(Library& m) {
+  m.impl("propagate", TORCH_BOX(&propagate<Device>));
+  m.impl("propagate_backward", TORCH_BOX(&propagate_backward<Device>));
+}
+
+HDRM_REGISTER(message_passing)
+
+}  // namespace
+}  // namespace hdrm::binding

@@ -1,0 +1,112 @@
+#include "ops/ranking.h"
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include "binding/csr.h"
+#include "binding/row_ops.h"
+#include "cpu/ranking.h"
+
+namespace hdrm::binding {
+namespace {
+
+constexpr std::int64_t kScores = 1 << 21;  // elements of a block of scores
+
+// On the host torch's matrix product does the bulk of the work, a block of users at a time.
+template <class T>
+void nearest(const Cpu& device, const TopK<T>& t, const Tensor& users, const Tensor& items,
+             double c, T* distance, std::int64_t* index) {
+  // x0·y0 − xs·ys as one product: the users' time coordinate changes its sign, the result too.
+  const Tensor flipped = run_row_kernel<Cpu, 1>(cpu::project, {users}, Result::kRows, c)[0];
+  const Tensor lifted = run_row_kernel<Cpu, 1>(cpu::project, {items}, Result::kRows, c)[0];
+  const Tensor columns = torch::stable::transpose(lifted, 0, 1);
+  const Tensor time = torch::stable::contiguous(torch::stable::select(lifted, 1, 0));
+  T* row = write<T>(flipped);
+  for (std::int64_t i = 0; i < t.num_users * t.width; ++i) {
+    if (i % t.width != 0) row[i] = -row[i];
+  }
+  const std::int64_t block =
+      std::max<std::int64_t>(1, kScores / std::max<std::int64_t>(1, t.num_items));
+  for (std::int64_t first = 0; first < t.num_users; first += block) {
+    const std::int64_t count = std::min(block, t.num_users - first);
+    Tensor part = flipped;
+    part = torch::stable::narrow(part, 0, first, count);
+    const Tensor scores = torch::stable::matmul(part, columns);
+    device.on().loop(count, 1, [&](std::int64_t begin, std::int64_t end) {
+      cpu::topk_rows(t, first, first + begin, first + end, write<T>(scores), read<T>(time),
+                     distance, index);
+    });
+  }
+}
+
+template <class T>
+void nearest(Cuda& device, const TopK<T>& t, const Tensor&, const Tensor&, double, T* distance,
+             std::int64_t* index) {
+  hdrm::topk(device.on(), t, distance, index);
+}
+
+template <class Device>
+std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
+                                std::optional<Tensor> rowptr, std::optional<Tensor> col,
+                                std::int64_t offset, std::int64_t k, double c) {
+  Device device(users_, items_, rowptr, col);
+  STD_TORCH_CHECK(users_.dim() == 2 && items_.dim() == 2 && users_.size(1) == items_.size(1) &&
+                      users_.scalar_type() == items_.scalar_type() &&
+                      users_.scalar_type() == arithmetic(users_),
+                  "hdrm::topk: expected two tables of one width, both float32 or both float64");
+  const Tensor users = torch::stable::contiguous(users_), items = torch::stable::contiguous(items_);
+  const std::int64_t num_users = users.size(0), num_items = items.size(0);
+  const int width = width_of(users);
+  STD_TORCH_CHECK(1 <= k && k <= num_items, "hdrm::topk: k must be in 1 ... ", num_items,
+                  " (items), got ", k);
+  STD_TORCH_CHECK(rowptr.has_value() == col.has_value(), "hdrm::topk: rowptr and col go together");
+  if (rowptr) {
+    *rowptr = torch::stable::contiguous(*rowptr);
+    *col = torch::stable::contiguous(*col);
+    check_csr<Device>(*rowptr, *col, num_users, offset, num_items);
+  }
+  const Tensor distance = torch::stable::new_empty(users, {num_users, k});
+  const Tensor index = torch::stable::new_empty(users, {num_users, k}, ScalarType::Long);
+  by_type(users, [&]<class T>(T) {
+    const TopK<T> t{read<T>(users), read<T>(items), num_users, num_items, width,
+                    rowptr ? read<std::int64_t>(*rowptr) : nullptr,
+                    rowptr ? read<std::int32_t>(*col) : nullptr, offset, k, Space<T>(c, 0)};
+    nearest(device, t, users, items, c, write<T>(distance), write<std::int64_t>(index));
+  });
+  return {distance, index};
+}
+
+template <class Device>
+Tensor sample_negatives(const Tensor& users_, const Tensor& rowptr_, const Tensor& col_,
+                        std::int64_t offset, std::int64_t num_items, std::int64_t num,
+                        const Tensor& seed) {
+  Device device(users_, rowptr_, col_, seed);
+  STD_TORCH_CHECK(users_.dim() == 1 && users_.scalar_type() == ScalarType::Long &&
+                      rowptr_.scalar_type() == ScalarType::Long && rowptr_.numel() >= 1 &&
+                      col_.scalar_type() == ScalarType::Int && num >= 1,
+                  "hdrm::sample_negatives: expected int64 users and rowptr, an int32 col, num ≥ 1");
+  check_seed(seed);
+  const Tensor users = torch::stable::contiguous(users_);
+  const Tensor rowptr = torch::stable::contiguous(rowptr_), col = torch::stable::contiguous(col_);
+  const Tensor out = torch::stable::new_empty(users, {users.numel(), num});
+  hdrm::sample_negatives(
+      device.on(),
+      {read<std::int64_t>(users), users.numel(), read<std::int64_t>(rowptr), rowptr.numel() - 1,
+       read<std::int32_t>(col), col.numel(), offset, num_items, num, read<std::int64_t>(seed)},
+      write<std::int64_t>(out));
+  return out;
+}
+
+template <class Device>
+void ranking(Library& m) {
+  HDRM_ROW_OP(margin_ranking, 3, 1, kNumberPerRow, call_with_margin);
+  HDRM_ROW_OP(margin_ranking_backward, 4, 3, kGradientsOfNumber, call_with_margin);
+  m.impl("topk", TORCH_BOX(&topk<Device>));
+  m.impl("sample_negatives", TORCH_BOX(&sample_negatives<Device>));
+}
+
+HDRM_REGISTER(ranking)
+
+}  // namespace
+}  // namespace hdrm::binding
