@@ -1,5 +1,5 @@
 // Sums over neighbours, a row owned by one worker: no atomics, the same bits for any number of
-// threads. Rows are shared out by edges, not by count; a row with more than kSegment edges is summed
+// threads. Rows are shared out by edges, not by count; one with more than kSegment edges is summed
 // in segments of that length by several workers, and the segments are added in order.
 #include "ops/message_passing.h"
 
@@ -22,7 +22,8 @@ HDRM_FN void gather_columns(const S* table, const T* factor, const std::int32_t*
   T local[W] = {};
   for (std::int64_t e = 0; e < count; ++e) {
     const S* row = table + static_cast<std::int64_t>(col[e]) * width;
-    const S* ahead = table + static_cast<std::int64_t>(col[std::min(e + kPrefetch, count - 1)]) * width;
+    const S* ahead =
+        table + static_cast<std::int64_t>(col[std::min(e + kPrefetch, count - 1)]) * width;
     for (int k = 0; k < W; k += 64 / static_cast<int>(sizeof(S))) __builtin_prefetch(ahead + k);
     if (factor) {
       const T f = factor[col[e]];
@@ -42,8 +43,12 @@ template <class S, class T>
 HDRM_FN void gather_row(const S* table, const T* factor, const std::int32_t* col,
                         std::int64_t count, int width, T* sum) {
   int k = 0;
-  for (; k + 64 <= width; k += 64) gather_columns<64>(table + k, factor, col, count, width, sum + k);
-  for (; k + 16 <= width; k += 16) gather_columns<16>(table + k, factor, col, count, width, sum + k);
+  for (; k + 64 <= width; k += 64) {
+    gather_columns<64>(table + k, factor, col, count, width, sum + k);
+  }
+  for (; k + 16 <= width; k += 16) {
+    gather_columns<16>(table + k, factor, col, count, width, sum + k);
+  }
   for (; k + 4 <= width; k += 4) gather_columns<4>(table + k, factor, col, count, width, sum + k);
   for (; k < width; ++k) gather_columns<1>(table + k, factor, col, count, width, sum + k);
 }
@@ -83,7 +88,7 @@ struct Plan {
   }
 };
 
-// One round over all nodes: gather, then what middle_row or last_row make of the sum.
+// One round over all nodes: gather, then what settle_row makes of the sum.
 template <class S>
 struct Round {
   using T = Arithmetic<S>;
@@ -91,12 +96,11 @@ struct Round {
   const Plan* plan;
   const S* source;  // x or the gradient: what the first round gathers and every round adds …
   const T* factor;  // … times this of each node, if not null
-  const T* table;   // what the others gather; null in the first
+  const T* table;   // what the others gather
   T* partial;       // sums of the segments of heavy rows
-  bool transposed, last;
-  T* next;          // filled by all rounds but the last, which fills `out`:
-  T weight, scale;  // of the source and of the result
-  const S* x;       // points whose logmap0 the gradient goes through, or null
+  RoundEnd<T> end;
+  T* next;     // filled by all rounds but the last, which fills `out`
+  const S* x;  // points whose logmap0 the gradient goes through, or null
   S* out;
 };
 
@@ -106,10 +110,10 @@ HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end
   const Propagation<S>& p = *r.p;
   const Serial team;
   for (std::int64_t i = begin; i < end; ++i) {
-    const NodeScale<T> node(p.rowptr[i + 1] - p.rowptr[i], p.symmetric, r.transposed);
-    const bool map = p.lorentz && !r.transposed;
+    const NodeScale<T> node(p.rowptr[i + 1] - p.rowptr[i], p.symmetric, r.end.transposed);
+    const S* row = r.source + i * p.width;
     p.factor[i] =
-        node.before * (map ? logmap0_scale(team, p.space, r.source + i * p.width, p.width) : T(1));
+        node.before * (r.end.of_points ? logmap0_scale(team, p.space, row, p.width) : T(1));
   }
 }
 
@@ -118,7 +122,7 @@ template <class S>
 HDRM_FN void gather(const Round<S>& r, std::int64_t begin, std::int64_t count,
                     Arithmetic<S>* sum) {
   const std::int32_t* col = r.p->col + begin;
-  if (r.table) {
+  if (!r.end.first) {
     gather_row(r.table, static_cast<const Arithmetic<S>*>(nullptr), col, count, r.p->width, sum);
   } else {
     gather_row(r.source, r.factor, col, count, r.p->width, sum);
@@ -154,22 +158,8 @@ HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) 
       }
       ++heavy;
     }
-    const S* source = r.source + row;
-    const T factor = r.factor ? r.factor[i] : T(1);
-    if (!p.symmetric && r.table) {  // λ = 1: the node itself
-      team.each(n, [&](int k) { sum[k] += r.table[row + k]; });
-    } else if (!p.symmetric) {
-      team.each(n, [&](int k) { sum[k] += factor * source[k]; });
-    }
-    const NodeScale<T> node(degree, p.symmetric, r.transposed);
-    if (!r.last) {
-      middle_row(team, node, sum.data(), factor, source, r.next + row, n);
-      continue;
-    }
-    const bool of_points = p.lorentz && !r.transposed && r.weight != 0;
-    const T weight = of_points ? logmap0_scale(team, p.space, source, n) : r.weight;
-    last_row(team, p.space, node, sum.data(), source, weight, r.scale, r.x ? r.x + row : nullptr,
-             r.out + row, n);
+    settle_row(team, r.end, degree, sum.data(), r.table + row, r.factor ? r.factor[i] : T(1),
+               r.source + row, r.x ? r.x + row : nullptr, r.next + row, r.out + row, n);
   }
 }
 
@@ -203,9 +193,9 @@ void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool tra
   r.plan = &plan;
   r.source = source;
   r.partial = partial.data();
-  r.transposed = transposed;
-  r.weight = p.mean ? T(1) : T(0);
-  r.scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
+  r.end = {p.space, p.symmetric, transposed, p.lorentz && !transposed, x != nullptr};
+  r.end.weight = p.mean ? T(1) : T(0);
+  r.end.scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
   r.x = x;
   r.out = out;
   if (p.symmetric || transposed || p.lorentz) {
@@ -214,8 +204,9 @@ void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool tra
     r.factor = p.factor;
   }
   for (std::int64_t layer = 1; layer <= p.num_layers; ++layer) {
-    r.last = layer == p.num_layers;
-    r.table = layer == 1 ? nullptr : p.work[layer % 2];
+    r.end.first = layer == 1;
+    r.end.last = layer == p.num_layers;
+    r.table = p.work[layer % 2];
     r.next = p.work[(layer + 1) % 2];
     parallel.loop(num_segments, 1,
                   [&](std::int64_t begin, std::int64_t end) { segments(r, begin, end); });
@@ -228,14 +219,14 @@ void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool tra
 
 }  // namespace
 
-template <class On, class S>
-void propagate(const On& parallel, const Propagation<S>& p, const S* x, S* out) {
+template <class S>
+void propagate(const cpu::Parallel& parallel, const Propagation<S>& p, const S* x, S* out) {
   run_rounds(parallel, p, false, x, static_cast<const S*>(nullptr), out);
 }
 
-template <class On, class S>
-void propagate_backward(const On& parallel, const Propagation<S>& p, const S* g, const S* x,
-                        S* gx) {
+template <class S>
+void propagate_backward(const cpu::Parallel& parallel, const Propagation<S>& p, const S* g,
+                        const S* x, S* gx) {
   run_rounds(parallel, p, true, g, p.lorentz ? x : nullptr, gx);
 }
 

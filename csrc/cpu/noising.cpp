@@ -200,8 +200,8 @@ struct Moments {
 
 }  // namespace
 
-template <class On, class S>
-void add_noise(const On& parallel, const Noising<S>& in, S* out) {
+template <class S>
+void add_noise(const cpu::Parallel& parallel, const Noising<S>& in, S* out) {
   Task<S> task{};
   task.in = in;
   task.out = out;
@@ -209,9 +209,9 @@ void add_noise(const On& parallel, const Noising<S>& in, S* out) {
                 [&](std::int64_t begin, std::int64_t end) { add(task, begin, end); });
 }
 
-template <class On, class S>
-void directional_noise_backward(const On& parallel, const Noising<S>& in, const S* g, S* gz0,
-                                Arithmetic<S>* gmean, Arithmetic<S>* gstd) {
+template <class S>
+void directional_noise_backward(const cpu::Parallel& parallel, const Noising<S>& in, const S* g,
+                                S* gz0, Arithmetic<S>* gmean, Arithmetic<S>* gstd) {
   const std::int64_t blocks = num_blocks(in.rows), n = in.width;
   std::vector<Arithmetic<S>> partial(blocks * 2 * n);
   Task<S> task{};
@@ -230,8 +230,9 @@ void directional_noise_backward(const On& parallel, const Noising<S>& in, const 
   gmean[0] = gstd[0] = 0;
 }
 
-template <class On, class S>
-void isotropic_noise_backward(const On& parallel, const Noising<S>& in, const S* g, S* gz0) {
+template <class S>
+void isotropic_noise_backward(const cpu::Parallel& parallel, const Noising<S>& in, const S* g,
+                              S* gz0) {
   Task<S> task{};
   task.in = in;
   task.g = g;
@@ -240,8 +241,8 @@ void isotropic_noise_backward(const On& parallel, const Noising<S>& in, const S*
                 [&](std::int64_t begin, std::int64_t end) { signal(task, begin, end); });
 }
 
-template <class On, class S>
-void column_statistics(const On& parallel, const S* z0, std::int64_t rows, int width,
+template <class S>
+void column_statistics(const cpu::Parallel& parallel, const S* z0, std::int64_t rows, int width,
                        Arithmetic<S>* mean, Arithmetic<S>* std) {
   using T = Arithmetic<S>;
   const Moments moments(parallel, z0, rows, width);
@@ -253,8 +254,8 @@ void column_statistics(const On& parallel, const S* z0, std::int64_t rows, int w
 }
 
 // ∂mean/∂z = 1/B and ∂std/∂z = (z − mean)/((B − 1)·std), the latter 0 where there is no spread.
-template <class On, class S>
-void column_statistics_backward(const On& parallel, const Arithmetic<S>* gmean,
+template <class S>
+void column_statistics_backward(const cpu::Parallel& parallel, const Arithmetic<S>* gmean,
                                 const Arithmetic<S>* gstd, const S* z0, std::int64_t rows,
                                 int width, S* gz0) {
   using T = Arithmetic<S>;

@@ -65,7 +65,6 @@ template <class T>
 HDRM_FN void run_topk(const TopK<T>& t, std::int64_t first, std::int64_t begin, std::int64_t end,
                       T* all_scores, const T* time, T* distance, std::int64_t* index) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  using Exact = Distance<T, Metric::kDistance>;
   const Serial team;
   const T error = 2 * t.width * std::numeric_limits<T>::epsilon();
   std::vector<T> work;
@@ -75,7 +74,9 @@ HDRM_FN void run_topk(const TopK<T>& t, std::int64_t first, std::int64_t begin, 
     T* s = all_scores + (u - first) * t.num_items;
     const T* x = t.users + u * t.width;
     if (t.rowptr) {
-      for (std::int64_t e = t.rowptr[u]; e < t.rowptr[u + 1]; ++e) s[t.col[e] - t.offset] = kInfinity;
+      for (std::int64_t e = t.rowptr[u]; e < t.rowptr[u + 1]; ++e) {
+        s[t.col[e] - t.offset] = kInfinity;
+      }
     }
     const T xx = team.template sum<T>(t.width, [&](int i) { return x[i] * x[i]; });
     const Scores<T> scores{s, time, error * std::sqrt(t.space.K + xx), t.num_items};
@@ -90,13 +91,7 @@ HDRM_FN void run_topk(const TopK<T>& t, std::int64_t first, std::int64_t begin, 
     ranked.clear();
     for (const std::int64_t i : near) {
       if (!(scores.lower(i) <= bound) || s[i] == kInfinity) continue;
-      const T* const in[] = {x, t.items + i * t.width};
-      typename Exact::State state;
-      Exact::template reduce<0>(team, in, nullptr, t.width, state);
-      Exact::template solve<0>(t.space, state);
-      Exact::template reduce<1>(team, in, nullptr, t.width, state);
-      Exact::template solve<1>(t.space, state);
-      ranked.emplace_back(state.value, i);
+      ranked.emplace_back(point_distance(team, t.space, x, t.items + i * t.width, t.width), i);
     }
     const auto count = std::min<std::int64_t>(t.k, ranked.size());
     std::partial_sort(ranked.begin(), ranked.begin() + count, ranked.end());
@@ -151,7 +146,8 @@ void check(const NegativeSampling& in) {
 
 }  // namespace
 
-void sample_negatives(const cpu::Parallel& parallel, const NegativeSampling& in, std::int64_t* out) {
+void sample_negatives(const cpu::Parallel& parallel, const NegativeSampling& in,
+                      std::int64_t* out) {
   check(in);
   const Words key(*in.seed);
   parallel.loop(in.batch, kGrain / in.num + 1, [&](std::int64_t begin, std::int64_t end) {

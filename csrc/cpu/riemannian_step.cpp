@@ -28,17 +28,17 @@ HDRM_STEPS(double)
 
 }  // namespace
 
-template <class On, class T>
-void sgd_step(const On& parallel, const Space<T>& space, const SgdOptions<T>& options, T* x,
-              const T* grad, T* moment, std::int64_t rows, int width) {
+template <class T>
+void sgd_step(const cpu::Parallel& parallel, const Space<T>& space, const SgdOptions<T>& options,
+              T* x, const T* grad, T* moment, std::int64_t rows, int width) {
   parallel.loop(rows, cpu::grain_rows(width), [&](std::int64_t begin, std::int64_t end) {
     sgd_rows(space, options, x, grad, moment, width, begin, end);
   });
 }
 
-template <class On, class T>
-void adam_step(const On& parallel, const Space<T>& space, const AdamOptions<T>& options, T* x,
-               const T* grad, T* moment, T* second, std::int64_t rows, int width) {
+template <class T>
+void adam_step(const cpu::Parallel& parallel, const Space<T>& space, const AdamOptions<T>& options,
+               T* x, const T* grad, T* moment, T* second, std::int64_t rows, int width) {
   parallel.loop(rows, cpu::grain_rows(width), [&](std::int64_t begin, std::int64_t end) {
     adam_rows(space, options, x, grad, moment, second, width, begin, end);
   });

@@ -180,8 +180,8 @@ __device__ __forceinline__ void settle_light(const Round<S>& r, const G* table,
       group.store(wide, sum, first);
     }
     __syncwarp();
-    settle_row(Warp(), r.end, degree, wide, r.table + row, own_factor, r.source + row, r.x + row,
-               r.next + row, r.out + row, r.width);
+    settle_row(Warp(), r.end, degree, wide, r.table + row, own_factor, r.source + row,
+               r.x ? r.x + row : nullptr, r.next + row, r.out + row, r.width);
   }
 }
 
@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) heavy_rows(const Round<S> r
     }
     const T factor = r.factor ? r.factor[node] : T(1);
     settle_row(Block(), r.end, pieces.end - pieces.begin, sum, r.table + row, factor,
-               r.source + row, r.x + row, r.next + row, r.out + row, r.width);
+               r.source + row, r.x ? r.x + row : nullptr, r.next + row, r.out + row, r.width);
   }
 }
 
@@ -310,13 +310,13 @@ void run_rounds(const Stream& stream, const Propagation<S>& p, bool transposed, 
 
 }  // namespace
 
-template <class On, class S>
-void propagate(const On& stream, const Propagation<S>& p, const S* x, S* out) {
+template <class S>
+void propagate(const cuda::Stream& stream, const Propagation<S>& p, const S* x, S* out) {
   run_rounds(stream, p, false, x, static_cast<const S*>(nullptr), out);
 }
 
-template <class On, class S>
-void propagate_backward(const On& stream, const Propagation<S>& p, const S* g, const S* x,
+template <class S>
+void propagate_backward(const cuda::Stream& stream, const Propagation<S>& p, const S* g, const S* x,
                         S* gx) {
   run_rounds(stream, p, true, g, p.lorentz ? x : nullptr, gx);
 }

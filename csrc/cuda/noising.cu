@@ -288,8 +288,8 @@ void launch_statistics(const char* name, const Stream& stream, const TableLayout
 
 namespace hdrm {
 
-template <class On, class S>
-void add_noise(const On& on, const Noising<S>& in, S* out) {
+template <class S>
+void add_noise(const cuda::Stream& on, const Noising<S>& in, S* out) {
   using namespace cuda;
   const int n = in.width;
   const bool directional = in.mean != nullptr;
@@ -303,8 +303,8 @@ void add_noise(const On& on, const Noising<S>& in, S* out) {
   }
 }
 
-template <class On, class S>
-void directional_noise_backward(const On& on, const Noising<S>& in, const S* g, S* gz0,
+template <class S>
+void directional_noise_backward(const cuda::Stream& on, const Noising<S>& in, const S* g, S* gz0,
                                 Arithmetic<S>* gmean, Arithmetic<S>* gstd) {
   using namespace cuda;
   using T = Arithmetic<S>;
@@ -318,16 +318,16 @@ void directional_noise_backward(const On& on, const Noising<S>& in, const S* g, 
                  static_cast<cudaStream_t>(on.handle), layout, found, gmean, gstd);
 }
 
-template <class On, class S>
-void isotropic_noise_backward(const On& on, const Noising<S>& in, const S* g, S* gz0) {
+template <class S>
+void isotropic_noise_backward(const cuda::Stream& on, const Noising<S>& in, const S* g, S* gz0) {
   using namespace cuda;
   const int n = in.width;
   const TableLayout layout(in.rows, n, takes_quads(g, n) && takes_quads(gz0, n));
   launch_elements("isotropic_noise_backward", on, layout, ScaleBySignal<S>{g, in.signal, n}, gz0);
 }
 
-template <class On, class S>
-void column_statistics(const On& on, const S* z0, std::int64_t rows, int width,
+template <class S>
+void column_statistics(const cuda::Stream& on, const S* z0, std::int64_t rows, int width,
                        Arithmetic<S>* mean, Arithmetic<S>* std) {
   using namespace cuda;
   Statistics<S> s{};
@@ -339,8 +339,8 @@ void column_statistics(const On& on, const S* z0, std::int64_t rows, int width,
 }
 
 // ∂mean/∂z = 1/B and ∂std/∂z = (z − mean)/((B − 1)·std), the latter 0 where there is no spread.
-template <class On, class S>
-void column_statistics_backward(const On& on, const Arithmetic<S>* gmean,
+template <class S>
+void column_statistics_backward(const cuda::Stream& on, const Arithmetic<S>* gmean,
                                 const Arithmetic<S>* gstd, const S* z0, std::int64_t rows,
                                 int width, S* gz0) {
   using namespace cuda;

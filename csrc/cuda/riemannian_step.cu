@@ -137,8 +137,8 @@ void launch(const char* name, const Stream& stream, Tables<T> tables, const Spac
 
 namespace hdrm {
 
-template <class On, class T>
-void sgd_step(const On& on, const Space<T>& space, const SgdOptions<T>& options, T* x,
+template <class T>
+void sgd_step(const cuda::Stream& on, const Space<T>& space, const SgdOptions<T>& options, T* x,
               const T* grad, T* moment, std::int64_t rows, int width) {
   const cuda::Tables<T> tables{x, grad, moment, nullptr, rows, width, false};
   if (moment) {
@@ -148,8 +148,8 @@ void sgd_step(const On& on, const Space<T>& space, const SgdOptions<T>& options,
   }
 }
 
-template <class On, class T>
-void adam_step(const On& on, const Space<T>& space, const AdamOptions<T>& options, T* x,
+template <class T>
+void adam_step(const cuda::Stream& on, const Space<T>& space, const AdamOptions<T>& options, T* x,
                const T* grad, T* moment, T* second, std::int64_t rows, int width) {
   const cuda::Tables<T> tables{x, grad, moment, second, rows, width, false};
   cuda::launch("adam_step", on, tables, space, cuda::Adam<T>{options});

@@ -1,5 +1,5 @@
-// Optimiser steps on tables (rows, width), in place; formulas in hdrm/ops/riemannian_step.py. `On`
-// is where they run: cpu::Parallel or cuda::Stream.
+// Optimiser steps on tables (rows, width), in place; formulas in hdrm/ops/riemannian_step.py. Where
+// they run is what the first argument says.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,19 @@
 namespace hdrm {
 
 // `moment` may be null.
-template <class On, class T>
-void sgd_step(const On&, const Space<T>&, const SgdOptions<T>&, T* x, const T* grad, T* moment,
-              std::int64_t rows, int width);
+template <class T>
+void sgd_step(const cpu::Parallel&, const Space<T>&, const SgdOptions<T>&, T* x, const T* grad,
+              T* moment, std::int64_t rows, int width);
+template <class T>
+void sgd_step(const cuda::Stream&, const Space<T>&, const SgdOptions<T>&, T* x, const T* grad,
+              T* moment, std::int64_t rows, int width);
 
 // `second` holds one number per row.
-template <class On, class T>
-void adam_step(const On&, const Space<T>&, const AdamOptions<T>&, T* x, const T* grad, T* moment,
-               T* second, std::int64_t rows, int width);
+template <class T>
+void adam_step(const cpu::Parallel&, const Space<T>&, const AdamOptions<T>&, T* x, const T* grad,
+               T* moment, T* second, std::int64_t rows, int width);
+template <class T>
+void adam_step(const cuda::Stream&, const Space<T>&, const AdamOptions<T>&, T* x, const T* grad,
+               T* moment, T* second, std::int64_t rows, int width);
 
 }  // namespace hdrm
