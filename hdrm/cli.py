@@ -156,12 +156,14 @@ def info(schedule, preset) -> None:
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write the tables into a file.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to a "
               "file.")  # fmt: skip
-@click.option("--keep", type=click.Path(path_type=Path), help="A folder for PTX and cubins.")
+@click.option("--keep", type=click.Path(path_type=Path), help="A folder for Triton's code.")
 def kernels(full, markdown, json_file, keep) -> int:
-    """Compile the Triton kernels for sm_80, sm_90 and sm_100 and print what became of them.
+    """Print what the compilers made of the GPU kernels.
 
-    Needs no GPU. Registers, spills, shared memory, occupancy and bytes moved are computed, not
-    measured. Exit code 1: something is not as required; the last lines say what.
+    Triton's are compiled for sm_80, sm_90 and sm_100; those in CUDA C++ are read from the compiled
+    module, if they were built. Needs no GPU. Registers, spills, shared memory, occupancy and bytes
+    moved are computed, not measured. Exit code 1: something is not as required; the last lines say
+    what.
     """
     from .kernels import report
 

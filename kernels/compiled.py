@@ -11,7 +11,8 @@ import subprocess
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -64,19 +65,25 @@ class Compiled:
     @property
     def blocks(self) -> int:
         """Blocks that fit a multiprocessor at the same time."""
-        of_a_warp = -(-self.registers * 32 // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
-        # Four schedulers share the registers: a warp takes all of its from one of them.
-        warps = REGISTERS // 4 // of_a_warp * 4 if of_a_warp else WARPS
-        return min(
-            BLOCKS,
-            min(warps, WARPS) // self.warps,
-            SHARED_BYTES[self.arch] // (self.shared + RESERVED_SHARED_BYTES),
-        )
+        return resident_blocks(self.arch, self.warps, self.registers, self.shared)
 
     @property
     def occupancy(self) -> float:
         """Warps that are resident over the 64 that could be."""
         return self.blocks * self.warps / WARPS
+
+
+def resident_blocks(arch: int, warps: int, registers: int, shared: int) -> int:
+    """Blocks that fit a multiprocessor at the same time, each of so many warps and so many bytes
+    of shared memory, with so many registers a thread."""
+    of_a_warp = -(-registers * 32 // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
+    # Four schedulers share the registers: a warp takes all of its from one of them.
+    resident = REGISTERS // 4 // of_a_warp * 4 if of_a_warp else WARPS
+    return min(
+        BLOCKS,
+        min(resident, WARPS) // warps,
+        SHARED_BYTES[arch] // (shared + RESERVED_SHARED_BYTES),
+    )
 
 
 class _Architecture:
@@ -150,13 +157,38 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
-    if found is None:
+        first = next(iter(resources(file.name).values()))
+    return first.registers, first.local
+
+
+class Resources(NamedTuple):
+    """What a function's machine code asks for, in registers of a thread and bytes."""
+
+    registers: int
+    local: int  # of a thread: its stack and what is spilled
+    shared: int  # of a block, as far as it is known before the launch
+
+
+def resources(file: str | Path) -> dict[tuple[str, str], Resources]:
+    """(architecture, symbol) → resources of all functions in a file. It may be a cubin, whose
+    architecture remains "", or a program or library that holds several."""
+    text = cuobjdump("-res-usage", file)
+    found, arch = {}, ""
+    for match in _RESOURCES.finditer(text):
+        if match["arch"]:
+            arch = match["arch"]
+        else:
+            registers, stack, shared, local = map(int, match.group(3, 4, 5, 6))
+            found[arch, match["symbol"]] = Resources(registers, stack + local, shared)
+    if not found:
         raise RuntimeError(f"cuobjdump -res-usage printed no resources: {text.strip()!r}")
-    registers, stack, local = map(int, found.groups())
-    return registers, stack + local
+    return found
+
+
+def cuobjdump(*arguments: str | Path) -> str:
+    """What the disassembler that comes with Triton prints."""
+    command = [triton.knobs.nvidia.cuobjdump.path, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _spills(kernel) -> tuple[int, int]:
@@ -185,6 +217,11 @@ def versions() -> list[str]:
     return found
 
 
+_RESOURCES = re.compile(
+    r"^arch = (?P<arch>\w+)"
+    r"|Function (?P<symbol>\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)",
+    re.MULTILINE,
+)
 _POINTER = re.compile(r"\.param \.u64 \.ptr \.global[^,)]*_param_(\d+)")
 _FROM_PARAMETER = re.compile(r"ld\.param\.[bu]64\s+(%rd\d+), \[\w+_param_(\d+)\]")
 _ARITHMETIC = re.compile(r"^\s*(?:@!?%p\d+\s+)?(?!ld\.)[\w.]+\s+(%rd\d+), (.*%rd\d+.*);")

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 
 from .calls import FULL, QUICK, Call, calls, code_of, declared_ops
-from .compiled import Compiled, compile_for, named, tables, versions
+from .compiled import Compiled, compile_for, named, tables
 from .launch import Launch
 
 ARCHITECTURES = (80, 90, 100)
@@ -149,6 +149,8 @@ def violations(all_calls: list[Call], missing: list[str]) -> list[str]:
 
 # ---- tables
 
+Titled = tuple[str, tuple[str, ...], list[list[str]]]  # title, head, rows
+
 HEAD = (
     "op", "kernel", "width", "registers", "spills", "shared", "vector", "occupancy", "passes",
     "bytes/row", "minimum", "µs",
@@ -181,11 +183,11 @@ def lines(call: Call) -> list[list[str]]:
         ]
         found.append([
             "", name.removesuffix("_kernel") + (f" × {count}" if count > 1 else ""), "",
-            _each(max(one.registers for one in ones) for ones in by_arch),
-            _each(max(one.spill_stores + one.spill_loads for one in ones) for ones in by_arch),
-            _each(max(one.shared for one in ones) for ones in by_arch),
+            each(max(one.registers for one in ones) for ones in by_arch),
+            each(max(one.spill_stores + one.spill_loads for one in ones) for ones in by_arch),
+            each(max(one.shared for one in ones) for ones in by_arch),
             "/".join(_narrowest(of_all) for of_all in zip(*widths)),
-            _each(f"{min(one.occupancy for one in ones):.0%}" for ones in by_arch),
+            each(f"{min(one.occupancy for one in ones):.0%}" for ones in by_arch),
             f"{max(passes):g}" if passes else "–",
             *(_bytes_of_row(call, total) if len(kernels) == 1 else ("", "", "")),
         ])  # fmt: skip
@@ -207,7 +209,7 @@ def _bytes_of_row(call: Call, total: float) -> tuple[str, str, str]:
     return f"{total / call.rows:,.0f}", f"{call.minimum / call.rows:,.0f}", f"{microseconds:,.0f}"
 
 
-def _each(values: Iterable[Any]) -> str:
+def each(values: Iterable[Any]) -> str:
     """The three architectures' values, or the one that they share."""
     values = [str(value) for value in values]
     return values[0] if len(set(values)) == 1 else "/".join(values)
@@ -238,34 +240,29 @@ def summary(all_calls: list[Call]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def print_tables(console: Console, all_calls: list[Call], full: bool) -> None:
-    for title, head, rows in _tables(all_calls, full):
+def print_tables(console: Console, titled: Iterable[Titled]) -> None:
+    for title, head, rows in titled:
         table = Table(title=title, title_justify="left")
         for name in head:
             table.add_column(name, justify="left" if name in LEFT else "right")
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    console.print(
-        "computed, not measured; three figures are those of sm_80/90/100; docs/kernels.md explains "
-        "the columns",
-        highlight=False,
-    )
 
 
-def _tables(all_calls: list[Call], full: bool) -> Iterator[tuple[str, tuple, list[list[str]]]]:
-    """Titles, heads and rows."""
+def lay_out(all_calls: list[Call], full: bool) -> Iterator[Titled]:
     rows = [line for call in _shown(all_calls) for line in lines(call)]
-    yield "The largest tile, float32", HEAD, rows
+    yield "Triton, the largest tile, float32", HEAD, rows
     if full:
-        yield "Every tile, width and dtype", SUMMARY, summary(all_calls)
+        yield "Triton, every tile, width and dtype", SUMMARY, summary(all_calls)
 
 
-def markdown(all_calls: list[Call], full: bool, broken: list[str]) -> str:
-    text = "".join(f"{line}\n" for line in versions())
-    for title, head, rows in _tables(all_calls, full):
+def markdown(notes: Iterable[str], titled: Iterable[Titled], broken: list[str]) -> str:
+    text = "".join(f"{note}\n" for note in notes)
+    for title, head, rows in titled:
         rows = [head, ["---"] * len(head), *rows]
-        text += f"\n### {title}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        lines = (" | ".join(f"`{cell}`" if "<" in cell else cell for cell in row) for row in rows)
+        text += f"\n### {title}\n\n" + "".join(f"| {line} |\n" for line in lines)
     if broken:
         text += "\n### Not as required\n\n" + "".join(f"- {line}\n" for line in broken)
     return text
@@ -274,7 +271,7 @@ def markdown(all_calls: list[Call], full: bool, broken: list[str]) -> str:
 BINARY = ("ptx", "cubin")
 
 
-def as_json(all_calls: list[Call], broken: list[str]) -> dict[str, Any]:
+def as_json(all_calls: list[Call]) -> dict[str, Any]:
     """Everything in the tables, for programs."""
     kernels = [
         {"op": call.op, "variant": call.variant, "dtype": call.dtype, "width": call.width,
@@ -291,7 +288,7 @@ def as_json(all_calls: list[Call], broken: list[str]) -> dict[str, Any]:
          "seconds": sum(counted(call)) / BANDWIDTH}
         for call in all_calls
     ]  # fmt: skip
-    return {"kernels": kernels, "ops": totals, "violations": broken}
+    return {"kernels": kernels, "ops": totals}
 
 
 def files(all_calls: list[Call]) -> Iterator[tuple[str, Compiled]]:

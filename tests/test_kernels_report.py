@@ -1,4 +1,4 @@
-"""The report of the Triton kernels: all compile and are as required, and the figures are right."""
+"""The report of the kernels: Triton's compile and are as required, and the figures are right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 import triton
 
 from hdrm import cli
-from hdrm.kernels import calls, compiled, figures
+from hdrm.kernels import built_figures, calls, compiled, figures
 from hdrm.kernels.compiled import Compiled
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +114,20 @@ def test_markdown_keeps_what_was_written_by_hand(folder, report):
     assert text.startswith("Text by hand.\n<!-- from here on written by")
     for op in {kernel["op"] for kernel in report["kernels"]}:
         assert f"| {op} |" in text
+
+
+def test_the_report_has_the_built_kernels_too(folder, report):
+    """All of them, or in a line why there are none."""
+    text = (folder / "table.md").read_text()
+    built = report["cuda"]["built"]
+    assert "CUDA C++ kernels: " in text and built in text
+    if built.startswith("not built"):
+        assert report["cuda"]["kernels"] == []
+        return
+    ops = {op for kernel in report["cuda"]["kernels"] for op in kernel["ops"]}
+    assert ops == set(built_figures.KERNELS)
+    table = text.partition("### CUDA C++, float32")[2]
+    assert [op for op in ops if f"| {op} |" not in table] == []
 
 
 def test_the_docs_have_every_op():

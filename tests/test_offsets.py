@@ -15,10 +15,9 @@ from ops_cases import BACKENDS, generator
 
 from hdrm import CSR, BipartiteGraph, ops
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("cpu" not in BACKENDS, reason="the compiled module is not built here"),
-]
+pytestmark = pytest.mark.skipif(
+    "cpu" not in BACKENDS, reason="the compiled module is not built here"
+)
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ("message_passing", "noising", "ranking", "riemannian_step")
 MAP_NORESERVE = 0x4000  # Linux; not in every Python's mmap

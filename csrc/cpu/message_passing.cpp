@@ -188,16 +188,18 @@ void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool tra
   const Plan plan(p.rowptr, p.num_nodes, parallel.num_threads);
   const auto num_segments = static_cast<std::int64_t>(plan.begin.size());
   std::vector<T> partial(num_segments * p.width);
-  Round<S> r{};
-  r.p = &p;
-  r.plan = &plan;
-  r.source = source;
-  r.partial = partial.data();
-  r.end = {p.space, p.symmetric, transposed, p.lorentz && !transposed, x != nullptr};
-  r.end.weight = p.mean ? T(1) : T(0);
-  r.end.scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
-  r.x = x;
-  r.out = out;
+  const T scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
+  Round<S> r{.p = &p,
+             .plan = &plan,
+             .source = source,
+             .factor = nullptr,
+             .table = nullptr,
+             .partial = partial.data(),
+             .end = {p.space, p.symmetric, transposed, p.lorentz && !transposed, x != nullptr,
+                     false, false, p.mean ? T(1) : T(0), scale},
+             .next = nullptr,
+             .x = x,
+             .out = out};
   if (p.symmetric || transposed || p.lorentz) {
     parallel.loop(p.num_nodes, 4096,
                   [&](std::int64_t begin, std::int64_t end) { factors(r, begin, end); });
