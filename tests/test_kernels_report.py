@@ -129,11 +129,16 @@ from hdrm.kernels.figures import counted, violations
 from hdrm.kernels.launch import Launch
 
 @triton.jit
-def kernel(table, out, num_rows, width, KIND: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr):
+def kernel(
+    table, out, num_rows, width, KIND: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr
+):
     at = tl.program_id(0) * ELEMENTS + tl.arange(0, ELEMENTS)
-    if KIND == "narrow":  # the last element first: nothing to join to a vector
-        at = tl.program_id(0) * ELEMENTS + ELEMENTS - 1 - tl.arange(0, ELEMENTS)
+    backwards = tl.program_id(0) * ELEMENTS + ELEMENTS - 1 - tl.arange(0, ELEMENTS)
+    if KIND == "narrow":  # nothing to join to a vector
+        at = backwards
     values = tl.load(table + at)
+    if KIND == "half":
+        values += tl.load(table + backwards)
     if KIND == "atomic":
         tl.atomic_add(out + at, values)
     elif KIND == "twice":
@@ -144,7 +149,8 @@ def kernel(table, out, num_rows, width, KIND: tl.constexpr, D: tl.constexpr, ELE
         tl.store(out + at, values)
 
 for kind, options in (
-    ("good", {}), ("narrow", {}), ("atomic", {}), ("twice", {}), ("spill", {"maxnreg": 16}),
+    ("good", {}), ("narrow", {}), ("half", {}), ("atomic", {}), ("twice", {}),
+    ("spill", {"maxnreg": 16}),
 ):
     table = torch.empty(64, 64, device="meta")
     meta = {"KIND": kind, "D": 64, "ELEMENTS": 2048, "num_warps": 4, **options}
@@ -163,6 +169,8 @@ def test_what_is_not_as_required_is_found(tmp_path):
     assert lines["good"] == "good 1.0 []"
     assert lines["twice"] == "twice 1.5 []"
     assert "table is accessed 4 bytes at a time" in lines["narrow"]
+    assert lines["half"].startswith("half 1.5 ")
+    assert "table is accessed 4 bytes at a time" in lines["half"]
     assert "atomic operations" in lines["atomic"]
     assert re.search(r"local memory, \d+ bytes; spilled: [1-9]\d* bytes stored", lines["spill"])
 
