@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 
 from .geodesic import (
-    WIDE,
     arrive,
     exponential_map,
     log_vector,
@@ -19,7 +18,7 @@ from .geodesic import (
     point_and_vector,
     transported,
 )
-from .launch import TYPES, arithmetic, largest_radius, over_rows, tuned_tiles
+from .launch import TYPES, WIDE, arithmetic, largest_radius, over_rows, tuned_tiles
 from .lorentz_maps_backward import (
     EXPMAP0,
     LOGMAP0,

@@ -9,7 +9,6 @@ import triton.language as tl
 
 from .distance import across_x, across_y
 from .geodesic import (
-    WIDE,
     across,
     arrive,
     exponential_map,
@@ -20,7 +19,7 @@ from .geodesic import (
     point_and_vector,
     transported,
 )
-from .launch import tuned_tiles
+from .launch import WIDE, tuned_tiles
 from .radial import arc_along, asinhc, asinhc_along, number, ratio, root, sinhc, sinhc_slope
 from .tiles import chunk, my_rows, num_chunks, spatial, times, write, zero
 

@@ -284,7 +284,7 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     found = torch.empty(num_users, capacity, dtype=torch.int64, device=users.device)
     over_rows(
         listed_kernel, found.numel(), width, users, items, listed, ends, found, distances, c, capacity,
-        parts, parts.bit_length(), T=kind["T"], maxnreg=REGISTERS,
+        parts, parts.bit_length(), T=kind["T"],
     )  # fmt: skip
     # The ids ascend, so that a stable sort leaves the smaller one first.
     distances, order = torch.sort(distances, dim=1, stable=True)

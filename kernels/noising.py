@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import TYPES, arithmetic, over_rows, start, tuned_tiles
+from .launch import TYPES, WIDE, arithmetic, over_rows, start, tuned_tiles
 from .radial import log1_plus, root
 from .tiles import CHUNK, chunk, my_rows, num_chunks, numbers, spatial, write
 
@@ -112,7 +112,7 @@ def signal_kernel(
         write(gz0, tile, a * spatial(grad, tile, T), 0.0)
 
 
-@tuned_tiles(elements_per_warp=128)  # fewer a thread: it spills on sm_100 otherwise
+@tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def spread_kernel(
     z0, pivot, base, slope, shift, gz0, num_rows, width,

@@ -8,8 +8,8 @@ row, from which d is made again wherever it is needed.
 import triton
 import triton.language as tl
 
-from .geodesic import WIDE, arrive, finish_split, geodesic, off, point_and_vector
-from .launch import TYPES, largest_radius, over_rows, tuned_tiles
+from .geodesic import arrive, finish_split, geodesic, off, point_and_vector
+from .launch import TYPES, WIDE, largest_radius, over_rows, tuned_tiles
 from .radial import number, ratio, root
 from .tiles import (
     chunk,

@@ -63,6 +63,36 @@ def test_every_op_is_compiled_for_every_target(report):
     assert {(k["op"], k["width"], k["arch"]) for k in report["kernels"]} == expected
 
 
+def test_a_timing_does_not_decide_the_order_of_a_sum():
+    """Where the autotuner has a choice a row lies across as many warps in every tile."""
+    done = compiling("-c", TILES)
+    assert done.returncode == 0, done.stderr
+    choices = json.loads(done.stdout)
+    assert choices["64 4"] == [1, 1, 1] and choices["128 8"] == [2, 2, 2]
+    assert choices["65 4"] == [1] and len(choices["8192 4"]) == 1
+    assert all(len(set(warps)) == 1 for warps in choices.values()), choices
+
+
+TILES = """
+import json
+import triton.language as tl
+from hdrm.kernels.launch import _tiles
+
+found = {}
+for width in (2, 32, 64, 65, 96, 100, 128, 256, 512, 1024, 8192):
+    for size, T in ((4, tl.float32), (8, tl.float64)):
+        D = 1 << (width - 1).bit_length()
+        row, of_a_warp = min(D, 1024), 32 * 16 // size
+        tiles = _tiles(256, {"width": width}, {"D": D, "T": T})
+        assert all(tile.kwargs["ELEMENTS"] >= row for tile in tiles)
+        # Triton lays 16 bytes to a thread, threads and then warps along the row.
+        found[f"{width} {size}"] = [
+            min(tile.num_warps, max(1, row // of_a_warp)) for tile in tiles
+        ]
+print(json.dumps(found))
+"""
+
+
 def test_declared_ops():
     declared = calls.declared_ops()
     assert {"distance", "distance_backward", "propagate", "topk"} <= set(declared)
