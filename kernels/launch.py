@@ -16,8 +16,8 @@ from torch import Tensor
 from .tiles import CHUNK
 
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-# Of each table a thread has two vectors of 16 bytes in float32; of kernels that hold up to seven, and
-# of float64, half as many elements, or its registers would not do.
+# Of each table a thread has two vectors of 16 bytes in float32. Kernels that hold many tables, up to
+# seven, and float64 are short of registers: half as many elements.
 ELEMENTS_PER_WARP, WIDE = 256, 128
 WARPS = (2, 4, 8)  # of a program, to choose from
 REGISTERS = 65_536  # of a multiprocessor
@@ -64,10 +64,9 @@ def _tiles(elements_per_warp: int, named: dict[str, Any], meta: dict[str, Any]) 
     rows beside them: there is a choice. Wider ones have a program to themselves. Of rows that are not
     aligned a warp reads 32 columns at a time, and the numbers of several would fill its registers.
     """
-    double = meta["T"] == tl.float64
-    if double:
-        elements_per_warp = min(elements_per_warp, WIDE)
-    row, aligned = min(meta["D"], CHUNK.value), named["width"] % 16 == 0
+    if meta["T"] == tl.float64:
+        elements_per_warp = WIDE
+    row, aligned = min(meta["D"], CHUNK.value), named["width"] % 8 == 0
     if triton.knobs.runtime.interpret:
         sizes = [2048]  # the largest, as time there goes by programs
     elif row <= 128 and aligned:
@@ -77,9 +76,9 @@ def _tiles(elements_per_warp: int, named: dict[str, Any], meta: dict[str, Any]) 
     found = []
     for elements in sizes:
         warps = max(1, elements // elements_per_warp)
-        # All registers that there are: in float64 the assembler, left to itself, spills some where
-        # that lets one more block fit.
-        most = min(255, REGISTERS // (32 * warps)) if double else None
+        # All registers that there are, where they are short: the assembler, left to itself, spills
+        # some where that lets one more block fit.
+        most = min(255, REGISTERS // (32 * warps)) if elements_per_warp == WIDE else None
         found.append(triton.Config({"ELEMENTS": elements}, num_warps=warps, maxnreg=most))
     return found
 

@@ -37,7 +37,7 @@ from .tiles import chunk, my_rows, num_chunks, spatial, times, write, zero
 @tuned_tiles
 @triton.jit
 def scaling_kernel(
-    x, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     MAP: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """expmap0, logmap0 and project: a scale for each row and a time coordinate."""
@@ -64,7 +64,7 @@ def scaling_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def project_tangent_kernel(
-    x, v, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, v, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)
@@ -79,7 +79,7 @@ def project_tangent_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def egrad2rgrad_kernel(
-    x, g, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, g, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)
@@ -96,7 +96,7 @@ def egrad2rgrad_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def expmap_kernel(
-    x, v, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, v, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit = number(c, T), number(limit, T)
@@ -116,7 +116,7 @@ def expmap_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def logmap_kernel(
-    x, y, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, y, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)
@@ -136,7 +136,7 @@ def logmap_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def transport_kernel(
-    x, y, v, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, y, v, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)

@@ -29,7 +29,7 @@ EXPMAP0, LOGMAP0, PROJECT = (tl.constexpr(kind) for kind in range(3))
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def scaling_backward_kernel(
-    g, x, gx, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, gx, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     MAP: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """expmap0, logmap0 and project: on_g·gs + on_x·xs."""
@@ -56,7 +56,7 @@ def scaling_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def project_tangent_backward_kernel(
-    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With v0 = xs·vs/x0: ∂v0/∂vs = xs/x0, ∂v0/∂xs = (vs − (v0/x0)·xs)/x0."""
@@ -75,7 +75,7 @@ def project_tangent_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def egrad2rgrad_backward_kernel(
-    h, x, g, gx, gg, c: "fp64", limit: "fp64", num_rows, width,
+    h, x, g, gx, gg, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """h is the gradient of the result. The time coordinate of g is read, so it has one too."""
@@ -99,7 +99,7 @@ def egrad2rgrad_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def expmap_backward_kernel(
-    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With h = gs + (g0/y0)·ys, t = vs − (v0/x0)·xs = v⊥ + τ(K/x0²)·xs and s = sinhθ/θ:
@@ -144,7 +144,7 @@ def expmap_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def logmap_backward_kernel(
-    g, x, y, gx, gy, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, y, gx, gy, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With h = gs + (g0/x0)·xs and e = (φ'(w)/φ)·(h·vs) − 2φ·(h·xs):
@@ -182,7 +182,7 @@ def logmap_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def transport_backward_kernel(
-    g, x, y, v, gx, gy, gv, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, y, v, gx, gy, gv, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With h = gs + (g0/y0)·ys and e = h·(xs + ys)/(2K(1+w)):

@@ -90,7 +90,7 @@ def move(x, g, m, mine, width, xx, share, mix, c, limit, T: tl.constexpr, D: tl.
 @triton.jit
 def sgd_kernel(
     x, g, m, keep: "fp64", fresh: "fp64", on_v: "fp64", on_m: "fp64", weight_decay: "fp64",
-    c: "fp64", limit: "fp64", num_rows, width,
+    c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """m is None without momentum."""
@@ -106,7 +106,7 @@ def sgd_kernel(
 def adam_kernel(
     x, g, m, second, keep: "fp64", fresh: "fp64", keep2: "fp64", fresh2: "fp64",
     step_size: "fp64", correction2: "fp64", eps: "fp64", weight_decay: "fp64",
-    c: "fp64", limit: "fp64", num_rows, width,
+    c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit = number(c, T), number(limit, T)
