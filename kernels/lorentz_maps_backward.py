@@ -112,7 +112,10 @@ def expmap_backward_kernel(
     c, limit = number(c, T), number(limit, T)
     mine = my_rows(num_rows, D, ELEMENTS)
     sums, split, norms, line, hyperbolic = exponential_map(x, v, mine, width, c, limit, T, D)
-    (xx, xv), (tau, again), (_, q), (w, s, keep) = sums, split, norms, hyperbolic
+    xx, xv = sums
+    tau, again = split
+    _, q = norms
+    w, s, keep = hyperbolic
     none = zero(mine, T)
     yy, yx, yv, gx_, gv_, gy_ = none, none, none, none, none, none
     for k in range(num_chunks(D)):
@@ -154,7 +157,8 @@ def logmap_backward_kernel(
     c = number(c, T)
     mine = my_rows(num_rows, D, ELEMENTS)
     x02, measured, x_split, y_split, scales = logarithmic_map(x, y, mine, width, c, T, D)
-    w, (on_x, on_y, on_across) = measured
+    w, slope = measured
+    on_x, on_y, on_across = slope
     phi, shrink = scales
     time = times(g, mine, width, T) / root(x02)
     hv, hx, xv = zero(mine, T), zero(mine, T), zero(mine, T)
@@ -196,7 +200,9 @@ def transport_backward_kernel(
     kappa, twice, lifted, of_v, slope, x_split, y_split = parallel_transport(
         x, y, v, mine, width, c, T, D
     )
-    (x0, y0), (xv, tau_v), (on_x, on_y, on_across) = lifted, of_v, slope
+    x0, y0 = lifted
+    xv, tau_v = of_v
+    on_x, on_y, on_across = slope
     time = times(g, mine, width, T) / y0
     hs, yz = zero(mine, T), zero(mine, T)
     for k in range(num_chunks(D)):

@@ -67,7 +67,8 @@ def move(x, g, m, mine, width, xx, share, mix, c, limit, T: tl.constexpr, D: tl.
         rest2 += tl.sum(rest * rest, 1)
         crossing += tl.sum(rest * off(moment, xs, tau_m), 1)
     split, norms = finish_split(xx, tau, again, rest2, c)
-    line, (w, s, _) = geodesic(xx, split, norms, c, limit)
+    line, hyperbolic = geodesic(xx, split, norms, c, limit)
+    w, s, _ = hyperbolic
     along = split[0] + split[1]
     kappa = c * 0.5 * s * (crossing + along * tau_m * (xx / (1 + c * xx))) / (1 + w)
     yy, ym = zero(mine, T), zero(mine, T)
@@ -125,7 +126,8 @@ def adam_kernel(
         rest = off(spatial(g, tile, T) + share[:, None] * xs, xs, tau)
         again += tl.sum(rest * xs, 1)
         rest2 += tl.sum(rest * rest, 1)
-    _, (_, q) = finish_split(xx, tau, again, rest2, c)
+    _, norms = finish_split(xx, tau, again, rest2, c)
+    _, q = norms
     moment2 = number(keep2, T) * numbers(second, mine, T) + number(fresh2, T) * (q / c)
     scale = number(step_size, T) / (root(moment2 / number(correction2, T)) + number(eps, T))
     mix = (number(keep, T), number(fresh, T), number(0.0, T), -scale[:, None])

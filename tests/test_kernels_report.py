@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -91,6 +92,22 @@ for width in (2, 32, 64, 65, 96, 100, 128, 256, 512, 1024, 8192):
         ]
 print(json.dumps(found))
 """
+
+
+def test_kernels_keep_to_what_the_oldest_triton_reads():
+    """Triton 3.7, which CUDA builds of torch 2.13 bring, fails on `a, (b, c) = …` in a kernel."""
+    nested = [
+        f"{path.name}:{statement.lineno}"
+        for path in (ROOT / "kernels").glob("*.py")
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef) and function.decorator_list
+        for statement in ast.walk(function)
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Tuple)
+        if not all(isinstance(element, ast.Name) for element in target.elts)
+    ]
+    assert nested == []
 
 
 def test_declared_ops():
