@@ -66,12 +66,8 @@ def _tiles(elements_per_warp: int, named: dict[str, Any], meta: dict[str, Any]) 
     """
     if meta["T"] == tl.float64:
         elements_per_warp = WIDE
-    row, aligned = min(meta["D"], CHUNK.value), named["width"] % 8 == 0
-    if triton.knobs.runtime.interpret:
-        sizes = [2048]  # the largest, as time there goes by programs
-    elif row <= 128 and aligned:
-        sizes = [warps * elements_per_warp for warps in WARPS]
-    else:
+    row, sizes = min(meta["D"], CHUNK.value), [warps * elements_per_warp for warps in WARPS]
+    if row > 128 or named["width"] % 8:
         sizes = [max(row, 128)]
     found = []
     for elements in sizes:
@@ -89,8 +85,11 @@ def tuned_tiles(kernel=None, *, elements_per_warp: int = ELEMENTS_PER_WARP, rest
     """
     if kernel is None:
         return lambda k: tuned_tiles(k, elements_per_warp=elements_per_warp, restore=restore)
+    tiles = [triton.Config({}, num_warps=warps) for warps in WARPS]  # what is tried is _tiles'
+    if triton.knobs.runtime.interpret:  # time goes by programs there
+        tiles = [triton.Config({"ELEMENTS": 2048})]
     return triton.autotune(
-        [triton.Config({}, num_warps=warps) for warps in WARPS],
+        tiles,
         key=["width"],
         prune_configs_by={
             "early_config_prune": lambda _, named, **meta: _tiles(elements_per_warp, named, meta)
