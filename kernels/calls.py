@@ -29,7 +29,7 @@ USERS, NEAREST = 4096, 20  # of topk
 ROUNDS = 3  # of propagate
 
 QUICK = {torch.float32: (64, 8192)}
-FULL = {dtype: (64, 65, 512, 8192) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
+FULL = {dtype: (64, 65, 72, 512, 8192) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
 SIXTEEN_BITS = (
     "expmap0", "sqdist0", "margin_ranking", "propagate", "directional_noise", "isotropic_noise",
     "column_statistics",
@@ -178,10 +178,13 @@ def _unique(launches: list[Launch]) -> list[tuple[Launch, int]]:
 def code_of(launch: Launch) -> tuple:
     """What Triton compiles a launch's kernel for."""
 
-    def kind(value: Any) -> Any:
+    def kind(name: str, value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.dtype
+        if name == "width":  # a constant to the compiler
+            return value
         return (value == 1, value % 16 == 0) if isinstance(value, int) else type(value)
 
     meta = tuple(sorted((name, str(value)) for name, value in launch.meta.items()))
-    return id(launch.kernel), tuple(map(kind, launch.arguments)), meta
+    arguments = tuple(map(kind, launch.kernel.arg_names, launch.arguments))
+    return id(launch.kernel), arguments, meta

@@ -243,13 +243,15 @@ def _accesses(kernel, launch: Launch, elements: int) -> tuple[dict[str, Access],
         of_a_thread: Counter[int] = Counter()  # bytes, by the width of the access
         for width, in_loop in instructions:
             of_a_thread[width] += width * (chunks if in_loop else 1)
-        # What is far less are single numbers of a row, its time coordinate.
-        most = max(of_a_thread.values())
-        bulk = {width: count for width, count in of_a_thread.items() if 2 * count >= most}
-        passes = 1.0
+        # What is far less than the rest, or than a tile, are single numbers of a row: its time.
+        most, passes = max(of_a_thread.values()), 1.0
+        enough = most / 2
         if elements and name in rows:
-            of_a_tile = elements * chunks * rows[name].element_size()
-            passes = sum(bulk.values()) * 32 * kernel.metadata.num_warps / of_a_tile
+            share = elements * rows[name].element_size() / (32 * kernel.metadata.num_warps)
+            enough = min(most, share * chunks)
+        bulk = {width: count for width, count in of_a_thread.items() if count >= enough}
+        if elements and name in rows:
+            passes = sum(bulk.values()) / (share * chunks)
         found[kind][name] = Access(min(bulk), passes)
     return found["ld"], found["st"]
 

@@ -127,7 +127,7 @@ def squared(w, c):
 @tuned_tiles
 @triton.jit
 def distance_kernel(
-    x, y, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, y, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     KIND: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit = number(c, T), number(limit, T)
@@ -141,7 +141,7 @@ def distance_kernel(
 @tuned_tiles
 @triton.jit
 def distance_backward_kernel(
-    grad, x, y, gx, gy, c: "fp64", limit: "fp64", num_rows, width,
+    grad, x, y, gx, gy, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     KIND: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit = number(c, T), number(limit, T)

@@ -24,8 +24,10 @@ ARCHITECTURES = (80, 90, 100)
 COUNTED = 90  # bytes are counted in the PTX for this one
 BANDWIDTH = 3.35e12  # bytes a second: an H100's memory
 VECTOR = 16  # bytes of the widest access that all three architectures have
-# (kernel, argument): a single row, written by all threads of a program when its loops are done.
-SINGLE_ROWS = {("round_kernel", "partial"), ("heavy_kernel", "out")}
+# (kernel, argument): a single row, shared by all threads of a program before or after its loops.
+SINGLE_ROWS = {("round_kernel", "partial")} | {
+    ("heavy_kernel", name) for name in ("source", "table", "x", "out")
+}
 
 # ---- compiling, on all cores
 
@@ -114,13 +116,17 @@ def vectors(launch: Launch, compiled: Compiled) -> tuple[int | None, int | None]
 
 
 def _narrow(launch: Launch, one: Compiled) -> Iterator[tuple[str, int]]:
-    """Tables that are not accessed in vectors as wide as can be."""
+    """Tables that are not accessed in vectors as wide as can be: a thread holds as many neighbours
+    as fill a vector of the table with the largest elements.
+    """
     rows = tables(launch)
+    largest = max((table.element_size() for table in rows.values()), default=1)
     for accesses in (one.reads, one.writes):
         for name in accesses.keys() & rows.keys():
-            wanted, size = VECTOR, rows[name].element_size()
+            size = rows[name].element_size()
+            wanted = VECTOR * size // largest
             if (one.name, name) in SINGLE_ROWS:
-                wanted = max(size, min(VECTOR, named(launch)["width"] * size // (32 * one.warps)))
+                wanted = max(size, min(wanted, named(launch)["width"] * size // (32 * one.warps)))
             if accesses[name].vector < wanted:
                 yield name, accesses[name].vector
 

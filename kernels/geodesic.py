@@ -12,10 +12,6 @@ from .distance import across_x, between_points, measure
 from .radial import arc, exponential, ratio, root, sinh_large, sinhc
 from .tiles import chunk, num_chunks, spatial, zero
 
-# Elements a warp of kernels that hold up to seven tables, mostly in float64: of each float32 table a
-# thread has one vector of 16 bytes, and they fit its registers.
-WIDE = 128
-
 
 @triton.jit
 def off(v, xs, tau):

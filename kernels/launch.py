@@ -16,7 +16,11 @@ from torch import Tensor
 from .tiles import CHUNK
 
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
-ELEMENTS_PER_WARP = 256  # two vectors of 16 bytes a thread in float32
+# Of each table a thread has two vectors of 16 bytes in float32. Kernels that hold many tables, up to
+# seven, and float64 are short of registers: half as many elements.
+ELEMENTS_PER_WARP, WIDE = 256, 128
+WARPS = (2, 4, 8)  # of a program, to choose from
+REGISTERS = 65_536  # of a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -52,34 +56,44 @@ def start(kernel, grid, *arguments, **meta) -> None:
         kernel[grid](*arguments, enable_fp_fusion=True, **meta)
 
 
-def _fitting(configs: list[triton.Config], named: dict[str, Any], **meta) -> list[triton.Config]:
-    """The tiles that hold a chunk of rows of this width; the interpreter has no time to choose.
+def _tiles(elements_per_warp: int, named: dict[str, Any], meta: dict[str, Any]) -> list:
+    """The tiles that the autotuner may choose from.
 
-    More than 8 warps leave a thread 128 registers: only where a single row needs them. Of rows that
-    are not aligned a warp reads 32 columns at a time and a thread gets all rows of the tile: the
-    smallest tile, or their numbers fill its registers.
+    The order of a row's sum follows from how the row lies across warps, and that must not depend on a
+    timing. Rows of up to 128 columns lie in one warp (two in float64), which every tile has, and more
+    rows beside them: there is a choice. Wider ones have a program to themselves. Of rows that are not
+    aligned a warp reads 32 columns at a time, and the numbers of several would fill its registers.
     """
-    chunk = min(meta["D"], CHUNK.value)
-    fitting = [config for config in configs if config.kwargs["ELEMENTS"] >= chunk]
-    if triton.knobs.runtime.interpret:
-        return fitting[-1:]
-    fitting = [config for config in fitting if config.num_warps <= 8] or fitting
-    return fitting if named["width"] % 16 == 0 else fitting[:1]
+    if meta["T"] == tl.float64:
+        elements_per_warp = WIDE
+    row, sizes = min(meta["D"], CHUNK.value), [warps * elements_per_warp for warps in WARPS]
+    if row > 128 or named["width"] % 8:
+        sizes = [max(row, 128)]
+    found = []
+    for elements in sizes:
+        warps = max(1, elements // elements_per_warp)
+        # All registers that there are, where they are short: the assembler, left to itself, spills
+        # some where that lets one more block fit.
+        most = min(255, REGISTERS // (32 * warps)) if elements_per_warp == WIDE else None
+        found.append(triton.Config({"ELEMENTS": elements}, num_warps=warps, maxnreg=most))
+    return found
 
 
 def tuned_tiles(kernel=None, *, elements_per_warp: int = ELEMENTS_PER_WARP, restore: tuple = ()):
-    """Decorator of a kernel over tiles of rows: the first call for a width class and dtypes times the
-    tile sizes and keeps the best. ``restore`` names the arguments that the kernel changes in place.
+    """Decorator of a kernel over tiles of rows: the first call for a width and dtypes times the tile
+    sizes and keeps the best. ``restore`` names the arguments that the kernel changes in place.
     """
     if kernel is None:
         return lambda k: tuned_tiles(k, elements_per_warp=elements_per_warp, restore=restore)
+    tiles = [triton.Config({}, num_warps=warps) for warps in WARPS]  # what is tried is _tiles'
+    if triton.knobs.runtime.interpret:  # time goes by programs there
+        tiles = [triton.Config({"ELEMENTS": 2048})]
     return triton.autotune(
-        [
-            triton.Config({"ELEMENTS": elements}, num_warps=max(1, elements // elements_per_warp))
-            for elements in (128, 512, 1024, 2048)
-        ],
-        key=["D"],
-        prune_configs_by={"early_config_prune": _fitting},
+        tiles,
+        key=["width"],
+        prune_configs_by={
+            "early_config_prune": lambda _, named, **meta: _tiles(elements_per_warp, named, meta)
+        },
         restore_value=list(restore),
     )(kernel)
 

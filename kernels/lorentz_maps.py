@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 
 from .geodesic import (
-    WIDE,
     arrive,
     exponential_map,
     log_vector,
@@ -19,7 +18,7 @@ from .geodesic import (
     point_and_vector,
     transported,
 )
-from .launch import TYPES, arithmetic, largest_radius, over_rows, tuned_tiles
+from .launch import TYPES, WIDE, arithmetic, largest_radius, over_rows, tuned_tiles
 from .lorentz_maps_backward import (
     EXPMAP0,
     LOGMAP0,
@@ -38,7 +37,7 @@ from .tiles import chunk, my_rows, num_chunks, spatial, times, write, zero
 @tuned_tiles
 @triton.jit
 def scaling_kernel(
-    x, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     MAP: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """expmap0, logmap0 and project: a scale for each row and a time coordinate."""
@@ -65,7 +64,7 @@ def scaling_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def project_tangent_kernel(
-    x, v, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, v, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)
@@ -80,7 +79,7 @@ def project_tangent_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def egrad2rgrad_kernel(
-    x, g, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, g, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)
@@ -97,7 +96,7 @@ def egrad2rgrad_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def expmap_kernel(
-    x, v, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, v, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit = number(c, T), number(limit, T)
@@ -117,7 +116,7 @@ def expmap_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def logmap_kernel(
-    x, y, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, y, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)
@@ -137,7 +136,7 @@ def logmap_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def transport_kernel(
-    x, y, v, out, c: "fp64", limit: "fp64", num_rows, width,
+    x, y, v, out, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c = number(c, T)

@@ -9,7 +9,6 @@ import triton.language as tl
 
 from .distance import across_x, across_y
 from .geodesic import (
-    WIDE,
     across,
     arrive,
     exponential_map,
@@ -20,7 +19,7 @@ from .geodesic import (
     point_and_vector,
     transported,
 )
-from .launch import tuned_tiles
+from .launch import WIDE, tuned_tiles
 from .radial import arc_along, asinhc, asinhc_along, number, ratio, root, sinhc, sinhc_slope
 from .tiles import chunk, my_rows, num_chunks, spatial, times, write, zero
 
@@ -30,7 +29,7 @@ EXPMAP0, LOGMAP0, PROJECT = (tl.constexpr(kind) for kind in range(3))
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def scaling_backward_kernel(
-    g, x, gx, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, gx, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     MAP: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """expmap0, logmap0 and project: on_g·gs + on_x·xs."""
@@ -57,7 +56,7 @@ def scaling_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def project_tangent_backward_kernel(
-    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With v0 = xs·vs/x0: ∂v0/∂vs = xs/x0, ∂v0/∂xs = (vs − (v0/x0)·xs)/x0."""
@@ -76,7 +75,7 @@ def project_tangent_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def egrad2rgrad_backward_kernel(
-    h, x, g, gx, gg, c: "fp64", limit: "fp64", num_rows, width,
+    h, x, g, gx, gg, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """h is the gradient of the result. The time coordinate of g is read, so it has one too."""
@@ -100,7 +99,7 @@ def egrad2rgrad_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def expmap_backward_kernel(
-    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, v, gx, gv, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With h = gs + (g0/y0)·ys, t = vs − (v0/x0)·xs = v⊥ + τ(K/x0²)·xs and s = sinhθ/θ:
@@ -113,7 +112,10 @@ def expmap_backward_kernel(
     c, limit = number(c, T), number(limit, T)
     mine = my_rows(num_rows, D, ELEMENTS)
     sums, split, norms, line, hyperbolic = exponential_map(x, v, mine, width, c, limit, T, D)
-    (xx, xv), (tau, again), (_, q), (w, s, keep) = sums, split, norms, hyperbolic
+    xx, xv = sums
+    tau, again = split
+    _, q = norms
+    w, s, keep = hyperbolic
     none = zero(mine, T)
     yy, yx, yv, gx_, gv_, gy_ = none, none, none, none, none, none
     for k in range(num_chunks(D)):
@@ -145,7 +147,7 @@ def expmap_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def logmap_backward_kernel(
-    g, x, y, gx, gy, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, y, gx, gy, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With h = gs + (g0/x0)·xs and e = (φ'(w)/φ)·(h·vs) − 2φ·(h·xs):
@@ -155,7 +157,8 @@ def logmap_backward_kernel(
     c = number(c, T)
     mine = my_rows(num_rows, D, ELEMENTS)
     x02, measured, x_split, y_split, scales = logarithmic_map(x, y, mine, width, c, T, D)
-    w, (on_x, on_y, on_across) = measured
+    w, slope = measured
+    on_x, on_y, on_across = slope
     phi, shrink = scales
     time = times(g, mine, width, T) / root(x02)
     hv, hx, xv = zero(mine, T), zero(mine, T), zero(mine, T)
@@ -183,7 +186,7 @@ def logmap_backward_kernel(
 @tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def transport_backward_kernel(
-    g, x, y, v, gx, gy, gv, c: "fp64", limit: "fp64", num_rows, width,
+    g, x, y, v, gx, gy, gv, c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """With h = gs + (g0/y0)·ys and e = h·(xs + ys)/(2K(1+w)):
@@ -197,7 +200,9 @@ def transport_backward_kernel(
     kappa, twice, lifted, of_v, slope, x_split, y_split = parallel_transport(
         x, y, v, mine, width, c, T, D
     )
-    (x0, y0), (xv, tau_v), (on_x, on_y, on_across) = lifted, of_v, slope
+    x0, y0 = lifted
+    xv, tau_v = of_v
+    on_x, on_y, on_across = slope
     time = times(g, mine, width, T) / y0
     hs, yz = zero(mine, T), zero(mine, T)
     for k in range(num_chunks(D)):

@@ -55,7 +55,7 @@ def scales(degree, SYMMETRIC: tl.constexpr, TRANSPOSED: tl.constexpr, T: tl.cons
 @tuned_tiles
 @triton.jit
 def factors_kernel(
-    points, rowptr, factor, weight, c: "fp64", num_rows, width,
+    points, rowptr, factor, weight, c: "fp64", num_rows, width: tl.constexpr,
     SYMMETRIC: tl.constexpr, TRANSPOSED: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
     ELEMENTS: tl.constexpr,
 ):  # fmt: skip
@@ -183,7 +183,7 @@ def pieces_of(begin, end, SEGMENT: tl.constexpr):
 @triton.jit(do_not_specialize=["num_pieces", "num_rows"])
 def round_kernel(
     source, factor, weight, table, rowptr, col, owner, partial, x, out, c: "fp64", share: "fp64",
-    num_pieces, num_rows, width,
+    num_pieces, num_rows, width: tl.constexpr,
     SYMMETRIC: tl.constexpr, TRANSPOSED: tl.constexpr, MEAN: tl.constexpr, LAST: tl.constexpr,
     SEGMENT: tl.constexpr, SLOTS: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
@@ -224,7 +224,7 @@ def round_kernel(
 
 @triton.jit
 def heavy_kernel(
-    source, factor, weight, table, rowptr, owner, partial, x, out, c: "fp64", share: "fp64", width,
+    source, factor, weight, table, rowptr, owner, partial, x, out, c: "fp64", share: "fp64", width: tl.constexpr,
     SYMMETRIC: tl.constexpr, TRANSPOSED: tl.constexpr, MEAN: tl.constexpr, LAST: tl.constexpr,
     SEGMENT: tl.constexpr, SLOTS: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip

@@ -39,7 +39,7 @@ SCANNED = 2048  # elements of a tile of items that is looked through
 @tuned_tiles
 @triton.jit
 def height_kernel(
-    points, height, c: "fp64", num_rows, width,
+    points, height, c: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """x0 − r of each point, as a ratio of what is not negative."""
@@ -106,7 +106,7 @@ def slice_of(table, rows, exist, k, width, SLICE: tl.constexpr):
 )
 def products_kernel(
     users, items, user_heights, item_heights, rowptr, col, least, bounds, listed, counts,
-    c: "fp64", error: "fp64", offset, num_users, num_items, num_tiles, capacity, width,
+    c: "fp64", error: "fp64", offset, num_users, num_items, num_tiles, capacity, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, SLICE: tl.constexpr, USERS: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
     """A block of users and a range of ``num_tiles`` tiles of items. Without bounds: the least upper
@@ -179,7 +179,7 @@ def pair_distance(users, items, user, item, exist, width, c, T: tl.constexpr, D:
 @triton.jit
 def listed_kernel(
     users, items, listed, ends, found, distances, c: "fp64", capacity, parts, num_halvings,
-    num_rows, width, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
+    num_rows, width: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """Joins the lists of each user's parts to one of ``capacity`` items, with their distances; behind
     the last: infinity and −1.
@@ -208,7 +208,7 @@ def listed_kernel(
 @triton.jit(do_not_specialize=["offset", "num_items", "capacity", "parts", "k"])
 def look_through_kernel(
     users, items, rowptr, col, ends, distances, index,
-    c: "fp64", offset, num_items, capacity, parts, k, width,
+    c: "fp64", offset, num_items, capacity, parts, k, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
     """Ranks one user, if more items are within its bound than a list holds."""
@@ -284,7 +284,7 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     found = torch.empty(num_users, capacity, dtype=torch.int64, device=users.device)
     over_rows(
         listed_kernel, found.numel(), width, users, items, listed, ends, found, distances, c, capacity,
-        parts, parts.bit_length(), T=kind["T"], maxnreg=REGISTERS,
+        parts, parts.bit_length(), T=kind["T"],
     )  # fmt: skip
     # The ids ascend, so that a stable sort leaves the smaller one first.
     distances, order = torch.sort(distances, dim=1, stable=True)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import TYPES, arithmetic, over_rows, start, tuned_tiles
+from .launch import TYPES, WIDE, arithmetic, over_rows, start, tuned_tiles
 from .radial import log1_plus, root
 from .tiles import CHUNK, chunk, my_rows, num_chunks, numbers, spatial, write
 
@@ -81,7 +81,7 @@ def of_columns(vector, first, width, COUNT: tl.constexpr, T: tl.constexpr):
 @tuned_tiles
 @triton.jit
 def noise_kernel(
-    z0, mean, std, signal, noise, seed, out, num_rows, width,
+    z0, mean, std, signal, noise, seed, out, num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """Directional noise, or isotropic if there is no mean."""
@@ -103,7 +103,7 @@ def noise_kernel(
 @tuned_tiles
 @triton.jit
 def signal_kernel(
-    grad, signal, gz0, num_rows, width, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr
+    grad, signal, gz0, num_rows, width: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr
 ):
     mine = my_rows(num_rows, D, ELEMENTS)
     a = numbers(signal, mine, T)[:, None]
@@ -112,10 +112,10 @@ def signal_kernel(
         write(gz0, tile, a * spatial(grad, tile, T), 0.0)
 
 
-@tuned_tiles(elements_per_warp=128)  # fewer a thread: it spills on sm_100 otherwise
+@tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def spread_kernel(
-    z0, pivot, base, slope, shift, gz0, num_rows, width,
+    z0, pivot, base, slope, shift, gz0, num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """gz0 ← base + slope·((z0 − pivot) − shift); all but z0 have a number for each column."""
@@ -161,7 +161,7 @@ def write_sums(partial, first, second, width, COLUMNS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["num_rows", "rows_per_block"])
 def moments_kernel(
-    z0, pivot, partial, num_rows, rows_per_block, width,
+    z0, pivot, partial, num_rows, rows_per_block, width: tl.constexpr,
     T: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared deviations of every column (Welford), of values less the pivot, row 0.
@@ -191,7 +191,7 @@ def moments_kernel(
 
 @triton.jit(do_not_specialize=["num_rows", "rows_per_block"])
 def directional_backward_kernel(
-    grad, z0, signal, noise, seed, gz0, partial, num_rows, rows_per_block, width,
+    grad, z0, signal, noise, seed, gz0, partial, num_rows, rows_per_block, width: tl.constexpr,
     T: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """gz0, and the block's sums b·g and b·g·sgn(z0)|ε| of every column."""
@@ -236,7 +236,7 @@ def write_column(vector, value, width, COLUMNS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["num_blocks"])
 def sum_blocks_kernel(
-    partial, first, second, num_blocks, width, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr
+    partial, first, second, num_blocks, width: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     sum1, sum2 = tl.zeros([COLUMNS], tl.float64), tl.zeros([COLUMNS], tl.float64)
     for b in range(tl.cdiv(num_blocks, BLOCKS)):
@@ -250,7 +250,7 @@ def sum_blocks_kernel(
 @triton.jit(do_not_specialize=["num_blocks", "num_rows", "rows_per_block"])
 def merge_blocks_kernel(
     partial, pivot, gmean, gstd, mean, std, base, slope, shift, num_blocks, num_rows,
-    rows_per_block, width, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr,
+    rows_per_block, width: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """mean and std of all rows from those of the blocks, which lack the pivot (Chan, Golub, LeVeque).
     If their gradients are given, then what spread_kernel makes z0's gradient of: ∂mean/∂z = 1/B,

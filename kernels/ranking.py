@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .distance import across_x, across_y, between_tangents, measure, squared
-from .launch import TYPES, arithmetic, largest_radius, over_rows, start, tuned_tiles
+from .launch import TYPES, WIDE, arithmetic, largest_radius, over_rows, start, tuned_tiles
 from .nearest import topk  # noqa: F401
 from .radial import arc, number
 from .tiles import chunk, my_rows, num_chunks, numbers, spatial, write, write_numbers
@@ -22,7 +22,7 @@ def hinge_of(w_pos, w_neg, c, margin):
 @tuned_tiles
 @triton.jit
 def margin_ranking_kernel(
-    u, pos, neg, out, margin: "fp64", c: "fp64", limit: "fp64", num_rows, width,
+    u, pos, neg, out, margin: "fp64", c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit, margin = number(c, T), number(limit, T), number(margin, T)
@@ -34,10 +34,10 @@ def margin_ranking_kernel(
     write_numbers(out, mine, hinge_of(w_pos, w_neg, c, margin))
 
 
-@tuned_tiles
+@tuned_tiles(elements_per_warp=WIDE)
 @triton.jit
 def margin_ranking_backward_kernel(
-    grad, u, pos, neg, gu, gpos, gneg, margin: "fp64", c: "fp64", limit: "fp64", num_rows, width,
+    grad, u, pos, neg, gu, gpos, gneg, margin: "fp64", c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit, margin = number(c, T), number(limit, T), number(margin, T)

@@ -8,8 +8,8 @@ row, from which d is made again wherever it is needed.
 import triton
 import triton.language as tl
 
-from .geodesic import WIDE, arrive, finish_split, geodesic, off, point_and_vector
-from .launch import TYPES, largest_radius, over_rows, tuned_tiles
+from .geodesic import arrive, finish_split, geodesic, off, point_and_vector
+from .launch import TYPES, WIDE, largest_radius, over_rows, tuned_tiles
 from .radial import number, ratio, root
 from .tiles import (
     chunk,
@@ -67,7 +67,8 @@ def move(x, g, m, mine, width, xx, share, mix, c, limit, T: tl.constexpr, D: tl.
         rest2 += tl.sum(rest * rest, 1)
         crossing += tl.sum(rest * off(moment, xs, tau_m), 1)
     split, norms = finish_split(xx, tau, again, rest2, c)
-    line, (w, s, _) = geodesic(xx, split, norms, c, limit)
+    line, hyperbolic = geodesic(xx, split, norms, c, limit)
+    w, s, _ = hyperbolic
     along = split[0] + split[1]
     kappa = c * 0.5 * s * (crossing + along * tau_m * (xx / (1 + c * xx))) / (1 + w)
     yy, ym = zero(mine, T), zero(mine, T)
@@ -90,7 +91,7 @@ def move(x, g, m, mine, width, xx, share, mix, c, limit, T: tl.constexpr, D: tl.
 @triton.jit
 def sgd_kernel(
     x, g, m, keep: "fp64", fresh: "fp64", on_v: "fp64", on_m: "fp64", weight_decay: "fp64",
-    c: "fp64", limit: "fp64", num_rows, width,
+    c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """m is None without momentum."""
@@ -106,7 +107,7 @@ def sgd_kernel(
 def adam_kernel(
     x, g, m, second, keep: "fp64", fresh: "fp64", keep2: "fp64", fresh2: "fp64",
     step_size: "fp64", correction2: "fp64", eps: "fp64", weight_decay: "fp64",
-    c: "fp64", limit: "fp64", num_rows, width,
+    c: "fp64", limit: "fp64", num_rows, width: tl.constexpr,
     T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     c, limit = number(c, T), number(limit, T)
@@ -125,7 +126,8 @@ def adam_kernel(
         rest = off(spatial(g, tile, T) + share[:, None] * xs, xs, tau)
         again += tl.sum(rest * xs, 1)
         rest2 += tl.sum(rest * rest, 1)
-    _, (_, q) = finish_split(xx, tau, again, rest2, c)
+    _, norms = finish_split(xx, tau, again, rest2, c)
+    _, q = norms
     moment2 = number(keep2, T) * numbers(second, mine, T) + number(fresh2, T) * (q / c)
     scale = number(step_size, T) / (root(moment2 / number(correction2, T)) + number(eps, T))
     mix = (number(keep, T), number(fresh, T), number(0.0, T), -scale[:, None])

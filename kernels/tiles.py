@@ -1,9 +1,10 @@
 """A program's tile: some rows of a table (n, width), a chunk of their columns at a time.
 
 Narrow rows are packed, ``ELEMENTS`` elements to a program; a wide row has a program to itself, which
-walks it in chunks of at most 1,024 columns. ``D`` is the width rounded up to a power of two. A kernel
-that sums over its rows loops over the chunks and then loops again to use the sums; where one chunk
-holds the row the compiler drops the loops and reads every element once.
+walks it in chunks of at most 1,024 columns. ``D`` is the width rounded up to a power of two; the width
+itself is a constant too, so that the compiler sees where 16 bytes lie side by side. A kernel that
+sums over its rows loops over the chunks and then loops again to use the sums; where one chunk holds
+the row the compiler drops the loops and reads every element once.
 
 Offsets are 64-bit. Coordinate 0 of a row is the time, of which kernels believe nothing.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -61,6 +62,52 @@ def test_every_op_is_compiled_for_every_target(report):
         for arch in (80, 90, 100)
     }
     assert {(k["op"], k["width"], k["arch"]) for k in report["kernels"]} == expected
+
+
+def test_a_timing_does_not_decide_the_order_of_a_sum():
+    """Where the autotuner has a choice a row lies across as many warps in every tile."""
+    done = compiling("-c", TILES)
+    assert done.returncode == 0, done.stderr
+    choices = json.loads(done.stdout)
+    assert choices["64 4"] == [1, 1, 1] and choices["128 8"] == [2, 2, 2]
+    assert choices["65 4"] == [1] and len(choices["8192 4"]) == 1
+    assert all(len(set(warps)) == 1 for warps in choices.values()), choices
+
+
+TILES = """
+import json
+import triton.language as tl
+from hdrm.kernels.launch import _tiles
+
+found = {}
+for width in (2, 32, 64, 65, 96, 100, 128, 256, 512, 1024, 8192):
+    for size, T in ((4, tl.float32), (8, tl.float64)):
+        D = 1 << (width - 1).bit_length()
+        row, of_a_warp = min(D, 1024), 32 * 16 // size
+        tiles = _tiles(256, {"width": width}, {"D": D, "T": T})
+        assert all(tile.kwargs["ELEMENTS"] >= row for tile in tiles)
+        # Triton lays 16 bytes to a thread, threads and then warps along the row.
+        found[f"{width} {size}"] = [
+            min(tile.num_warps, max(1, row // of_a_warp)) for tile in tiles
+        ]
+print(json.dumps(found))
+"""
+
+
+def test_kernels_keep_to_what_the_oldest_triton_reads():
+    """Triton 3.7, which CUDA builds of torch 2.13 bring, fails on `a, (b, c) = …` in a kernel."""
+    nested = [
+        f"{path.name}:{statement.lineno}"
+        for path in (ROOT / "kernels").glob("*.py")
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef) and function.decorator_list
+        for statement in ast.walk(function)
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Tuple)
+        if not all(isinstance(element, ast.Name) for element in target.elts)
+    ]
+    assert nested == []
 
 
 def test_declared_ops():
@@ -143,11 +190,16 @@ from hdrm.kernels.figures import counted, violations
 from hdrm.kernels.launch import Launch
 
 @triton.jit
-def kernel(table, out, num_rows, width, KIND: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr):
+def kernel(
+    table, out, num_rows, width, KIND: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr
+):
     at = tl.program_id(0) * ELEMENTS + tl.arange(0, ELEMENTS)
-    if KIND == "narrow":  # the last element first: nothing to join to a vector
-        at = tl.program_id(0) * ELEMENTS + ELEMENTS - 1 - tl.arange(0, ELEMENTS)
+    backwards = tl.program_id(0) * ELEMENTS + ELEMENTS - 1 - tl.arange(0, ELEMENTS)
+    if KIND == "narrow":  # nothing to join to a vector
+        at = backwards
     values = tl.load(table + at)
+    if KIND == "half":
+        values += tl.load(table + backwards)
     if KIND == "atomic":
         tl.atomic_add(out + at, values)
     elif KIND == "twice":
@@ -158,7 +210,8 @@ def kernel(table, out, num_rows, width, KIND: tl.constexpr, D: tl.constexpr, ELE
         tl.store(out + at, values)
 
 for kind, options in (
-    ("good", {}), ("narrow", {}), ("atomic", {}), ("twice", {}), ("spill", {"maxnreg": 16}),
+    ("good", {}), ("narrow", {}), ("half", {}), ("atomic", {}), ("twice", {}),
+    ("spill", {"maxnreg": 16}),
 ):
     table = torch.empty(64, 64, device="meta")
     meta = {"KIND": kind, "D": 64, "ELEMENTS": 2048, "num_warps": 4, **options}
@@ -177,6 +230,8 @@ def test_what_is_not_as_required_is_found(tmp_path):
     assert lines["good"] == "good 1.0 []"
     assert lines["twice"] == "twice 1.5 []"
     assert "table is accessed 4 bytes at a time" in lines["narrow"]
+    assert lines["half"].startswith("half 1.5 ")
+    assert "table is accessed 4 bytes at a time" in lines["half"]
     assert "atomic operations" in lines["atomic"]
     assert re.search(r"local memory, \d+ bytes; spilled: [1-9]\d* bytes stored", lines["spill"])
 
