@@ -116,7 +116,10 @@ class CSR:
         return CSR(rowptr, self.col[entries], self.num_cols, self.offset)
 
     def to(self, device: torch.device | str) -> CSR:
-        return CSR(self.rowptr.to(device), self.col.to(device), self.num_cols, self.offset)
+        rowptr, col = self.rowptr.to(device), self.col.to(device)
+        if rowptr is self.rowptr and col is self.col:
+            return self
+        return CSR(rowptr, col, self.num_cols, self.offset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +213,8 @@ class BipartiteGraph:
 
     def to(self, device: torch.device | str) -> BipartiteGraph:
         rowptr, col = self.rowptr.to(device), self.col.to(device)
+        if rowptr is self.rowptr and col is self.col:
+            return self
         if self.user_items.col is self.col:
             user_items = CSR(
                 rowptr[: self.num_users + 1], col, self.num_items, self.user_items.offset

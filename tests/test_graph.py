@@ -31,6 +31,11 @@ def test_rows_are_the_sorted_neighbours(make):
         assert found == sorted(u for u, i in edges if i == item)
 
 
+def test_to_its_own_device_is_the_graph_itself():
+    graph = BipartiteGraph.from_interactions(*random_pairs())
+    assert graph.to("cpu") is graph and graph.user_items.to("cpu") is graph.user_items
+
+
 def test_user_items_shares_memory():
     graph = BipartiteGraph.from_interactions(*random_pairs())
     assert graph.user_items.col.data_ptr() == graph.col.data_ptr()

@@ -296,6 +296,8 @@ class TestBadInput:
     def test_not_a_tensor(self):
         with pytest.raises(TypeError, match="u must be a tensor, got list"):
             ops.expmap0([0.0, 1.0])
+        with pytest.raises(TypeError, match="users must be a tensor, got list"):
+            ops.topk([[1.0, 0.0]], self.x, 1)
 
     @pytest.mark.parametrize("shape", [(), (3, 1), (3, 0)])
     def test_rows_too_short(self, shape):

@@ -87,7 +87,10 @@ def same_as(op: str, first_name: str, first: Tensor, name: str, tensor: Tensor) 
 
 def table(op: str, *, storage: bool = False, **tensors: Tensor) -> None:
     """Refuse what is not a floating point matrix (n, d+1)."""
-    heads = {name: tensor[:0] if tensor.dim() else tensor for name, tensor in tensors.items()}
+    heads = {
+        name: tensor[:0] if isinstance(tensor, Tensor) and tensor.dim() else tensor
+        for name, tensor in tensors.items()
+    }
     rows(op, storage=storage, **heads)
     for name, tensor in tensors.items():
         if tensor.dim() != 2:
