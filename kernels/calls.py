@@ -29,7 +29,7 @@ USERS, NEAREST = 4096, 20  # of topk
 ROUNDS = 3  # of propagate
 
 QUICK = {torch.float32: (64, 8192)}
-FULL = {dtype: (64, 65, 72, 512, 8192) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
+FULL = {dtype: (64, 65, 88, 512, 8192) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
 SIXTEEN_BITS = (
     "expmap0", "sqdist0", "margin_ranking", "propagate", "directional_noise", "isotropic_noise",
     "column_statistics",

@@ -17,7 +17,7 @@ from .tiles import CHUNK
 
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 # Of each table a thread has two vectors of 16 bytes in float32. Kernels that hold many tables, up to
-# seven, and float64 are short of registers: half as many elements.
+# seven, and float64 are short of registers: half as many elements, but of 16-bit tables a vector.
 ELEMENTS_PER_WARP, WIDE = 256, 128
 WARPS = (2, 4, 8)  # of a program, to choose from
 REGISTERS = 65_536  # of a multiprocessor
@@ -64,8 +64,10 @@ def _tiles(elements_per_warp: int, named: dict[str, Any], meta: dict[str, Any]) 
     rows beside them: there is a choice. Wider ones have a program to themselves. Of rows that are not
     aligned a warp reads 32 columns at a time, and the numbers of several would fill its registers.
     """
-    if meta["T"] == tl.float64:
-        elements_per_warp = WIDE
+    short = elements_per_warp == WIDE or meta["T"] == tl.float64
+    narrow = any(isinstance(x, Tensor) and x.element_size() == 2 for x in named.values())
+    if short:
+        elements_per_warp = ELEMENTS_PER_WARP if narrow else WIDE
     row, sizes = min(meta["D"], CHUNK.value), [warps * elements_per_warp for warps in WARPS]
     if row > 128 or named["width"] % 8:
         sizes = [max(row, 128)]
@@ -74,7 +76,7 @@ def _tiles(elements_per_warp: int, named: dict[str, Any], meta: dict[str, Any]) 
         warps = max(1, elements // elements_per_warp)
         # All registers that there are, where they are short: the assembler, left to itself, spills
         # some where that lets one more block fit.
-        most = min(255, REGISTERS // (32 * warps)) if elements_per_warp == WIDE else None
+        most = min(255, REGISTERS // (32 * warps)) if short else None
         found.append(triton.Config({"ELEMENTS": elements}, num_warps=warps, maxnreg=most))
     return found
 

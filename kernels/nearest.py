@@ -33,7 +33,7 @@ REGISTERS = 255
 PROGRAMS = 1024  # several for each multiprocessor
 GROUPS = 8  # for each of the k nearest, or more
 ENTRIES = 1 << 23  # of the lists and groups of the users that are ranked at a time
-SCANNED = 2048  # elements of a tile of items that is looked through
+SCANNED = 8192  # bytes of a tile of items that is looked through
 
 
 @tuned_tiles
@@ -253,7 +253,10 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     (num_users, width), num_items = users.shape, items.shape[0]
     columns = triton.next_power_of_2(width)
     of_a_tile = ITEM_BYTES // users.element_size()
-    blocks, tiles = triton.cdiv(num_users, USERS), triton.cdiv(num_items, of_a_tile)
+    double = users.dtype == torch.float64
+    # Registers: numbers of float64 take twice as many, and so do addresses where there are no vectors.
+    of_a_block = USERS // (2 if double else 1) // (2 if width % 8 else 1)
+    blocks, tiles = triton.cdiv(num_users, of_a_block), triton.cdiv(num_items, of_a_tile)
     capacity = 2 * k + 32  # of a list: a few more than k are within the bound
     kind = {"T": TYPES[users.dtype], "D": columns}
     tables = (users, items, user_heights, item_heights, rowptr, col)
@@ -262,9 +265,9 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     def products(parts: int, *results: Tensor | None, num_tiles: int) -> None:
         start(
             products_kernel, (blocks, parts), *tables, *results, *numbers, num_tiles, capacity, width,
-            SLICE=SLICE, USERS=USERS, ITEMS=of_a_tile, num_warps=WARPS,
+            SLICE=SLICE, USERS=of_a_block, ITEMS=of_a_tile, num_warps=WARPS,
             # In float64 it spills with a limit, and not without.
-            maxnreg=REGISTERS if users.dtype == torch.float32 else None, **kind,
+            maxnreg=None if double else REGISTERS, **kind,
         )  # fmt: skip
 
     enough = max(triton.cdiv(GROUPS * k, of_a_tile), triton.cdiv(PROGRAMS, blocks))
@@ -293,7 +296,8 @@ def _rank(users, user_heights, items, item_heights, rowptr, col, offset, k: int,
     start(
         look_through_kernel, (num_users,), users, items, rowptr, col, ends, distances, index,
         c, offset, num_items, capacity, parts, k, width,
-        ITEMS=max(1, SCANNED // min(columns, CHUNK.value)), num_warps=WARPS, maxnreg=REGISTERS, **kind,
+        ITEMS=max(1, SCANNED // (users.element_size() * min(columns, CHUNK.value))),
+        num_warps=WARPS, maxnreg=REGISTERS, **kind,
     )  # fmt: skip
     return distances, index
 

@@ -19,7 +19,8 @@ ELEMENTS, COLUMNS = 2048, 256  # of a tile of the kernels that sum over rows, an
 WARPS = 8
 STEPS = 4  # tiles of a block of rows, or more
 MOST_PROGRAMS = 1024  # several for each multiprocessor; few enough blocks to be added by one program
-MERGED = {"BLOCKS": 256, "COLUMNS": 8, "num_warps": 4}  # the tile in which blocks are added
+# The tile in which blocks are added, and registers of a thread: all, as in launch.py.
+MERGED = {"BLOCKS": 256, "COLUMNS": 8, "num_warps": 4, "maxnreg": 255}
 
 
 @triton.jit
