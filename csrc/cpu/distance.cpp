@@ -1,14 +1,10 @@
 #include "rows/distance.h"
 
 #include "cpu/row_kernel.h"
+#include "ops/row_ops.h"
 
 namespace hdrm::cpu {
 
-HDRM_ROW_KERNEL(distance, Distance<T, Metric::kDistance>)
-HDRM_ROW_KERNEL(distance_backward, DistanceBackward<T, Metric::kDistance>)
-HDRM_ROW_KERNEL(sqdist, Distance<T, Metric::kSquared>)
-HDRM_ROW_KERNEL(sqdist_backward, DistanceBackward<T, Metric::kSquared>)
-HDRM_ROW_KERNEL(sqdist0, Distance<T, Metric::kSquaredTangent>)
-HDRM_ROW_KERNEL(sqdist0_backward, DistanceBackward<T, Metric::kSquaredTangent>)
+HDRM_DISTANCES(HDRM_ROW_KERNEL)
 
 }  // namespace hdrm::cpu

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/row_kernel.h"
+#include "ops/row_ops.h"
 #include "rows/ranking.h"
 
 namespace hdrm {
@@ -15,8 +16,7 @@ namespace cpu {
 
 // The hinge --------------------------------------------------------------------------------------
 
-HDRM_ROW_KERNEL(margin_ranking, MarginRanking<T>)
-HDRM_ROW_KERNEL(margin_ranking_backward, MarginRankingBackward<T>)
+HDRM_HINGES(HDRM_ROW_KERNEL)
 
 // Top-k -----------------------------------------------------------------------------------------
 

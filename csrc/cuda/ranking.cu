@@ -3,12 +3,12 @@
 
 #include "cuda/row_kernel.cuh"
 #include "ops/ranking.h"
+#include "ops/row_ops.h"
 
 namespace hdrm {
 namespace cuda {
 
-HDRM_ROW_KERNEL(margin_ranking, MarginRanking<T>)
-HDRM_ROW_KERNEL(margin_ranking_backward, MarginRankingBackward<T>)
+HDRM_HINGES(HDRM_ROW_KERNEL)
 
 }  // namespace cuda
 

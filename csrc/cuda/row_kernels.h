@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cuda/stream.h"
+#include "ops/row_ops.h"
 #include "rows/math.h"
 #include "rows/tables.h"
 
@@ -19,11 +20,6 @@ struct RowKernel {
   int num_in, num_out;
 };
 
-extern const RowKernel expmap0, expmap0_backward, logmap0, logmap0_backward, project,
-    project_backward, project_tangent, project_tangent_backward, expmap, expmap_backward, logmap,
-    logmap_backward, transport, transport_backward, egrad2rgrad, egrad2rgrad_backward;
-extern const RowKernel distance, distance_backward, sqdist, sqdist_backward, sqdist0,
-    sqdist0_backward;
-extern const RowKernel margin_ranking, margin_ranking_backward;
+HDRM_DECLARE_ROW_KERNELS
 
 }  // namespace hdrm::cuda
