@@ -17,6 +17,7 @@
 #include <limits>
 
 #include "binding/device.h"
+#include "cpu/pages.h"
 #include "rows/storage.h"
 
 namespace hdrm::binding {
@@ -59,6 +60,16 @@ const T* read(const Tensor& tensor) {
 template <class T>
 T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+// A tensor that an op will fill, on the device of `like`.
+inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                         ScalarType type) {
+  Tensor result = torch::stable::new_empty(like, sizes, type);
+  if (result.is_cpu()) {
+    cpu::advise_huge_pages(result.mutable_data_ptr(), result.numel() * result.element_size());
+  }
+  return result;
 }
 
 inline void check_seed(const Tensor& seed) {

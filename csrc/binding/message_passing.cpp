@@ -30,9 +30,9 @@ Tensor run_propagation(std::optional<Tensor> grad, Tensor x, Tensor rowptr, Tens
                     "hdrm::propagate_backward: the gradient must be like x");
     *grad = torch::stable::contiguous(*grad);
   }
-  const Tensor out = torch::stable::empty_like(x);
+  const Tensor out = new_result(x, x.sizes(), x.scalar_type());
   const auto scratch = [&](torch::headeronly::IntHeaderOnlyArrayRef sizes) {
-    return torch::stable::new_empty(x, sizes, type);
+    return new_result(x, sizes, type);
   };
   const Tensor factor = scratch({x.size(0)});
   // As Propagation says: one table of scratch where `out` has the arithmetic's type.

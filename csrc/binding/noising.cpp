@@ -22,9 +22,9 @@ int check_table(const Tensor& z0) {
   return width_of(z0);
 }
 
-Tensor like(const Tensor& z0) { return torch::stable::new_empty(z0, z0.sizes()); }
+Tensor like(const Tensor& z0) { return new_result(z0, z0.sizes(), z0.scalar_type()); }
 Tensor column_vector(const Tensor& z0) {
-  return torch::stable::new_empty(z0, {z0.size(1)}, arithmetic(z0));
+  return new_result(z0, {z0.size(1)}, arithmetic(z0));
 }
 
 // Calls f with what a noise op reads; mean and std are null for isotropic noise.

@@ -66,8 +66,8 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
     *col = torch::stable::contiguous(*col);
     check_csr<Device>(*rowptr, *col, num_users, offset, num_items);
   }
-  const Tensor distance = torch::stable::new_empty(users, {num_users, k});
-  const Tensor index = torch::stable::new_empty(users, {num_users, k}, ScalarType::Long);
+  const Tensor distance = new_result(users, {num_users, k}, users.scalar_type());
+  const Tensor index = new_result(users, {num_users, k}, ScalarType::Long);
   by_type(users, [&]<class T>(T) {
     const TopK<T> t{read<T>(users), read<T>(items), num_users, num_items, width,
                     rowptr ? read<std::int64_t>(*rowptr) : nullptr,
@@ -89,7 +89,7 @@ Tensor sample_negatives(const Tensor& users_, const Tensor& rowptr_, const Tenso
   check_seed(seed);
   const Tensor users = torch::stable::contiguous(users_);
   const Tensor rowptr = torch::stable::contiguous(rowptr_), col = torch::stable::contiguous(col_);
-  const Tensor out = torch::stable::new_empty(users, {users.numel(), num});
+  const Tensor out = new_result(users, {users.numel(), num}, ScalarType::Long);
   hdrm::sample_negatives(
       device.on(),
       {read<std::int64_t>(users), users.numel(), read<std::int64_t>(rowptr), rowptr.numel() - 1,

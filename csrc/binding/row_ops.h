@@ -78,7 +78,7 @@ std::vector<Tensor> run_row_kernel(const typename Device::RowKernel& kernel,
   for (int k = 0; k < kernel.num_out; ++k) {
     const bool like_input = result == Result::kGradients || result == Result::kGradientsOfNumber;
     const ScalarType out_type = like_input ? in[kIn - kernel.num_out + k].scalar_type() : type;
-    out.push_back(torch::stable::new_empty(in[0], shape, out_type));
+    out.push_back(new_result(in[0], shape, out_type));
     arguments.out[k] = {out[k].mutable_data_ptr(), numbers ? 1 : width, storage_of(out[k])};
   }
   if (is_double) {
