@@ -26,12 +26,13 @@ struct Pair {
 
   template <class Team, class X, class Y>
   HDRM_FN void measure(const Team& team, X x, Y y, int n) {
-    xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
-    yy = team.template sum<T>(n, [&](int i) { return y[i] * y[i]; });
-    xy = team.template sum<T>(n, [&](int i) { return x[i] * y[i]; });
-    along = team.template sum<T>(n, [&](int i) { return (x[i] - y[i]) * (x[i] + y[i]); });
-    tau_x = team.template sum<T>(n, [&](int i) { return (x[i] - y[i]) * x[i]; });
-    tau_y = team.template sum<T>(n, [&](int i) { return (x[i] - y[i]) * y[i]; });
+    sums<T>(
+        team, n,
+        [&](int i) {
+          const T xi = x[i], yi = y[i], delta = xi - yi;
+          return terms(xi * xi, yi * yi, xi * yi, delta * (xi + yi), delta * xi, delta * yi);
+        },
+        xx, yy, xy, along, tau_x, tau_y);
   }
 
   HDRM_FN void split() {
@@ -51,13 +52,15 @@ struct Pair {
   // Second pass: orthogonalise again, and measure the part of δ across the longer vector.
   template <class Team, class X, class Y>
   HDRM_FN void orthogonalise(const Team& team, X x, Y y, int n) {
-    again_x = team.template sum<T>(n, [&](int i) { return rest_x(x[i], y[i]) * x[i]; });
-    again_y = team.template sum<T>(n, [&](int i) { return rest_y(x[i], y[i]) * y[i]; });
     const bool by_x = xx >= yy;
-    gap = team.template sum<T>(n, [&](int i) {
-      const T rest = by_x ? rest_x(x[i], y[i]) : rest_y(x[i], y[i]);
-      return rest * rest;
-    });
+    sums<T>(
+        team, n,
+        [&](int i) {
+          const T xi = x[i], yi = y[i], on_x = rest_x(xi, yi), on_y = rest_y(xi, yi);
+          const T rest = by_x ? on_x : on_y;
+          return terms(on_x * xi, on_y * yi, rest * rest);
+        },
+        again_x, again_y, gap);
   }
 
   HDRM_FN void finish_gap() {

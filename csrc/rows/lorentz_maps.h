@@ -98,8 +98,7 @@ struct PointVector {
   T xx, xv, x0;
   template <class Team, class X, class V>
   HDRM_FN void measure(const Team& team, X x, V v, int n) {
-    xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
-    xv = team.template sum<T>(n, [&](int i) { return x[i] * v[i]; });
+    sums<T>(team, n, [&](int i) { return terms(x[i] * x[i], x[i] * v[i]); }, xx, xv);
   }
   HDRM_FN void solve(const Space<T>& k) { x0 = std::sqrt(k.K + xx); }
 };
@@ -170,11 +169,13 @@ struct Geodesic {
 
   template <class Team, class X, class V>
   HDRM_FN void orthogonalise(const Team& team, X x, V v, int n) {
-    again = team.template sum<T>(n, [&](int i) { return rest(x[i], v(i)) * x[i]; });
-    rest2 = team.template sum<T>(n, [&](int i) {
-      const T found = rest(x[i], v(i));
-      return found * found;
-    });
+    sums<T>(
+        team, n,
+        [&](int i) {
+          const T found = rest(x[i], v(i));
+          return terms(found * x[i], found * found);
+        },
+        again, rest2);
   }
   HDRM_FN T rest(T x, T v) const { return fused(-tau, x, v); }  // v⊥ after one pass …
   HDRM_FN T across(T x, T v) const { return rest(x, v) - again * x; }  // … and after both

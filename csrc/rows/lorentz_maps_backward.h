@@ -17,8 +17,7 @@ struct ScaledBackward {
   template <int pass, class Team, class In, class Out>
   static HDRM_FN void reduce(const Team& team, In in, Out, int n, State& s) {
     const auto g = in[0], x = in[1];
-    s.xx = team.template sum<T>(n, [&](int i) { return x[i] * x[i]; });
-    s.xg = team.template sum<T>(n, [&](int i) { return x[i] * g[i]; });
+    sums<T>(team, n, [&](int i) { return terms(x[i] * x[i], x[i] * g[i]); }, s.xx, s.xg);
     s.g0 = g[0];
   }
   template <int pass>
@@ -163,13 +162,13 @@ struct ExpMapBackward {
   static HDRM_FN void reduce(const Team& team, In in, Out out, int n, State& s) {
     if constexpr (pass < 2) return ExpMap<T>::template reduce<pass>(team, in + 1, out, n, s.f);
     const auto g = in[0], x = in[1], v = in[2];
-    const auto y = [&](int i) { return s.f.line.at(x[i], v[i]); };
-    s.yy = team.template sum<T>(n, [&](int i) { return y(i) * y(i); });
-    s.yx = team.template sum<T>(n, [&](int i) { return y(i) * x[i]; });
-    s.yv = team.template sum<T>(n, [&](int i) { return y(i) * v[i]; });
-    s.gx = team.template sum<T>(n, [&](int i) { return g[i] * x[i]; });
-    s.gv = team.template sum<T>(n, [&](int i) { return g[i] * v[i]; });
-    s.gy = team.template sum<T>(n, [&](int i) { return g[i] * y(i); });
+    sums<T>(
+        team, n,
+        [&](int i) {
+          const T gi = g[i], xi = x[i], vi = v[i], y = s.f.line.at(xi, vi);
+          return terms(y * y, y * xi, y * vi, gi * xi, gi * vi, gi * y);
+        },
+        s.yy, s.yx, s.yv, s.gx, s.gv, s.gy);
     s.time = g[0];
   }
   template <int pass>
@@ -216,10 +215,13 @@ struct LogMapBackward {
       s.time = in[0][0];
     } else {
       const auto g = in[0], x = in[1], y = in[2];
-      const auto v = [&](int i) { return s.f.at(x[i], y[i]); };
-      s.hv = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * v(i); });
-      s.hx = team.template sum<T>(n, [&](int i) { return (g[i] + s.time * x[i]) * x[i]; });
-      s.shift = team.template sum<T>(n, [&](int i) { return x[i] * v(i); });
+      sums<T>(
+          team, n,
+          [&](int i) {
+            const T xi = x[i], v = s.f.at(xi, y[i]), h = g[i] + s.time * xi;
+            return terms(h * v, h * xi, xi * v);
+          },
+          s.hv, s.hx, s.shift);
     }
   }
   template <int pass>
@@ -268,10 +270,13 @@ struct TransportBackward {
       s.time = in[0][0];
     } else {
       const auto g = in[0], x = in[1], y = in[2], v = in[3];
-      s.hs = team.template sum<T>(
-          n, [&](int i) { return (g[i] + s.time * y[i]) * (x[i] + y[i]); });
-      s.yz = team.template sum<T>(
-          n, [&](int i) { return y[i] * (v[i] + s.f.kappa * (x[i] + y[i])); });
+      sums<T>(
+          team, n,
+          [&](int i) {
+            const T yi = y[i], both = x[i] + yi;
+            return terms((g[i] + s.time * yi) * both, yi * (v[i] + s.f.kappa * both));
+          },
+          s.hs, s.yz);
     }
   }
   template <int pass>
