@@ -3,8 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cpu/clones.h"
@@ -74,7 +76,40 @@ class BlockRows {
   std::vector<T> buffer_;
 };
 
-// Runs rows begin … end−1. Sums and scalars of a block of rows are kept side by side, so that the
+// The states of a block's rows, field by field: solve then runs in SIMD lanes, a row in each.
+template <class T, class State>
+class States {
+ public:
+  HDRM_FN State get(int j) const {
+    State state;
+    copy(j, state, std::make_index_sequence<kFields>());
+    return state;
+  }
+  template <class F>
+  HDRM_FN void change(int j, F change) {
+    State state = get(j);
+    change(state);
+    keep(j, state, std::make_index_sequence<kFields>());
+  }
+
+ private:
+  static constexpr std::size_t kFields = sizeof(State) / sizeof(T);
+  static_assert(std::is_trivially_copyable_v<State> && sizeof(State) == kFields * sizeof(T),
+                "a state has fields of T only");
+
+  template <std::size_t... field>
+  HDRM_FN void copy(int j, State& state, std::index_sequence<field...>) const {
+    ((reinterpret_cast<T*>(&state)[field] = fields_[field][j]), ...);
+  }
+  template <std::size_t... field>
+  HDRM_FN void keep(int j, const State& state, std::index_sequence<field...>) {
+    ((fields_[field][j] = reinterpret_cast<const T*>(&state)[field]), ...);
+  }
+
+  T fields_[kFields][kBlock] = {};
+};
+
+// Runs rows begin … end−1. The scalars of a block of rows are computed side by side, so that the
 // transcendental functions are evaluated for several rows at once.
 template <template <class> class OpOf, class Native>
 HDRM_FN void run_rows(const RowArguments& args, const Space<Native>& native, std::int64_t begin,
@@ -83,7 +118,7 @@ HDRM_FN void run_rows(const RowArguments& args, const Space<Native>& native, std
   using Op = OpOf<T>;
   const Space<T> space = native.template as<T>();
   const Serial team;
-  typename Op::State state[kBlock] = {};
+  States<T, typename Op::State> states;
   std::vector<BlockRows<Native>> tables;
   for (int k = 0; k < Op::kIn; ++k) tables.emplace_back(args.in[k], args.width);
   for (int k = 0; k < Op::kOut; ++k) tables.emplace_back(args.out[k], args.width);
@@ -101,17 +136,23 @@ HDRM_FN void run_rows(const RowArguments& args, const Space<Native>& native, std
     const auto pass = [&]<int p>() __attribute__((always_inline)) {
       if constexpr (p < Op::kPasses) {
         for (int j = 0; j < count; ++j) {
-          Op::template reduce<p>(team, in[j], out[j], args.width, state[j]);
+          states.change(j, [&](auto& state) __attribute__((always_inline)) {
+            Op::template reduce<p>(team, in[j], out[j], args.width, state);
+          });
         }
 #pragma omp simd
-        for (int j = 0; j < kBlock; ++j) Op::template solve<p>(space, state[j]);
+        for (int j = 0; j < kBlock; ++j) {
+          states.change(j, [&](auto& state) __attribute__((always_inline)) {
+            Op::template solve<p>(space, state);
+          });
+        }
       }
     };
     pass.template operator()<0>();
     pass.template operator()<1>();
     pass.template operator()<2>();
     for (int j = 0; j < count; ++j) {
-      Op::store(team, space, in[j], out[j], args.width, state[j]);
+      Op::store(team, space, in[j], out[j], args.width, states.get(j));
     }
     for (int k = 0; k < Op::kOut; ++k) tables[Op::kIn + k].store(first, count);
   }
