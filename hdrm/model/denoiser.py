@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 TIME_WIDTH = 10
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+class InPlaceTanh(nn.Module):
+    """tanh that overwrites its argument, which a linear layer's backward does not need."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh_(x)
+
+
+ACTIVATIONS = {"tanh": InPlaceTanh, "relu": partial(nn.ReLU, inplace=True)}
 
 
 class Denoiser(nn.Module):
@@ -42,11 +52,11 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Tangent vectors (B, dim) from z_t (B, dim), t int64 (B,) and condition (B, dim).
+        """Tangent vectors (B, dim) from z_t (B, dim), t int64 (B,) or (1,), condition (B, dim).
 
         The time column of the result is 0, as a tangent vector at the origin has it.
         """
-        time = self.time(time_embedding(t, TIME_WIDTH).to(z_t.dtype))
+        time = self.time(time_embedding(t, TIME_WIDTH).to(z_t.dtype)).expand(len(z_t), -1)
         out = self.layers(torch.cat([self.dropout(z_t), time, condition], -1))
         return F.pad(out[:, 1:], (1, 0))
 

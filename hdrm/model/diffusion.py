@@ -194,9 +194,10 @@ class Diffusion(nn.Module):
         not learn to leave alone what is clean.
         """
         level = self.alpha_bar[t][:, None]
-        change = (1 - level).sqrt() * output
-        x0 = z_t + change if self.predict == "x0" else (z_t - change) / level.sqrt()
-        return x0.to(z_t.dtype)
+        change = (1 - level).sqrt().to(output.dtype) * output
+        if self.predict == "x0":
+            return z_t + change
+        return (z_t - change) / level.sqrt().to(z_t.dtype)
 
     def reverse_step(
         self, x0: Tensor, z_t: Tensor, step: int, spread: Tensor | None = None

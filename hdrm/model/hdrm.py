@@ -156,7 +156,7 @@ class HDRM(nn.Module):
         seed = derive_seed("inference", name, config.seed) if config.sampling_noise else None
         z = diffusion.start(z0, config.sampling_steps, statistics, seed=seed)
         for step in range(config.sampling_steps - 1, -1, -1):
-            t = torch.full((len(z),), step, device=z.device)
+            t = torch.tensor([step], device=z.device)  # of all rows
             spread = None
             if seed is not None and step > 0:
                 spread = diffusion.pure_noise(z, statistics, seed=seed + step)
