@@ -23,6 +23,7 @@ HDRM_FN Terms<T, 1 + sizeof...(Rest)> terms(T first, Rest... rest) {
   return {{first, rest...}};
 }
 
+#if !defined(__CUDACC__)  // nvcc does not know GCC's shuffles of vectors
 struct Serial {
   // Σ f(i) over the spatial coordinates. f is evaluated at 0 too, and its value there dropped, so
   // that loads stay aligned.
@@ -91,6 +92,7 @@ struct Serial {
 
   HDRM_FN bool leads() const { return true; }
 };
+#endif
 
 // Several sums over a row's spatial coordinates, into `to`; f(i) gives their terms. A team on a
 // device has the row in registers, or no use for fewer walks: it adds them one after another.
