@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/clones.h"
+#include "cpu/team.h"
 #include "rows/noising.h"
 
 namespace hdrm {

@@ -1,6 +1,7 @@
 #include "ops/riemannian_step.h"
 
 #include "cpu/clones.h"
+#include "cpu/team.h"
 
 namespace hdrm {
 namespace {

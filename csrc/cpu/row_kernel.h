@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/clones.h"
+#include "cpu/team.h"
 #include "rows/math.h"
 #include "rows/storage.h"
 #include "rows/tables.h"

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "driver.h"
+#include "cpu/team.h"
 #include "rows/ranking.h"
 
 namespace {
