@@ -17,10 +17,10 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/ranking.h"
 #include "cpu/row_kernels.h"
 #include "ops/message_passing.h"
 #include "ops/noising.h"
+#include "ops/ranking.h"
 #include "ops/riemannian_step.h"
 #include "rows/philox.h"
 
@@ -321,48 +321,36 @@ void check_noising() {
 void check_topk() {
   // The last of 33 million users among 70 items; one of them is taken, by an entry beyond 2³¹.
   constexpr std::int64_t kItems = 70, kBest = kWidth, kTaken = 3;
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const std::vector<float> items = values(kItems * kWidth, 1);
-  Mapped<float> users(std::vector<float>(kTail * kWidth), kWidth), scores(kRows, kItems);
+  Mapped<float> users(std::vector<float>(kTail * kWidth), kWidth);
   Mapped<float> distance(kRows, kBest);
   Mapped<std::int64_t> index(kRows, kBest), rowptr(kRows + 1);
   Mapped<std::int32_t> col(kBeyond + 1);
   rowptr.data[kRows - 1] = kBeyond;
   rowptr.data[kRows] = kBeyond + 1;
   col.data[kBeyond] = kTaken;
-  // A user at the origin is at distance asinh|ys| from an item, in which y0 is monotone.
+  // A user at the origin is at distance asinh|ys| from an item.
   std::vector<std::pair<double, std::int64_t>> nearest;
-  std::vector<float> time(kItems);
   for (std::int64_t i = 0; i < kItems; ++i) {
     double q = 0;
     for (int k = 1; k < kWidth; ++k) q += double(items[i * kWidth + k]) * items[i * kWidth + k];
-    time[i] = std::sqrt(1 + q);
-    scores.row(kRows - 1)[i] = time[i];
     if (i != kTaken) nearest.emplace_back(std::asinh(std::sqrt(q)), i);
   }
   std::sort(nearest.begin(), nearest.end());
   name("topk, users");
-  TopK<float> task{users.data, items.data(), kRows, kItems, kWidth, rowptr.data, col.data, 0,
-                   kBest, Space<float>(1, 0)};
-  topk_rows(task, 0, kRows - 1, kRows, scores.data, time.data(), distance.data, index.data);
+  const Parallel last_user{[](std::int64_t size, std::int64_t, const auto& body) {
+                             body(size == kRows ? kRows - 1 : 0, size);
+                           },
+                           1};
+  topk(last_user,
+       TopK<float>{users.data, items.data(), kRows, kItems, kWidth, rowptr.data, col.data, 0, kBest,
+                   Space<float>(1, 0)},
+       distance.data, index.data);
   bool good = true;
   for (int j = 0; j < kBest; ++j) {
     good &= std::abs(distance.row(kRows - 1)[j] - nearest[j].first) < 1e-5;
   }
   expect(good && index.row(kRows - 1)[0] == nearest[0].second);
-
-  // One user among 33 million items, of which all but the last five are out of the question.
-  name("topk, items");
-  Mapped<float> many(values(kTail * kWidth, 1), kWidth), many_time(kRows);
-  std::vector<float> many_scores(kRows, kInfinity), best(kTail);
-  std::copy_n(time.begin(), kTail, many_time.row(kFirst));
-  std::copy_n(time.begin(), kTail, many_scores.end() - kTail);
-  std::vector<std::int64_t> best_index(kTail);
-  task = {users.row(kFirst), many.data, 1, kRows, kWidth, nullptr, nullptr, 0, kTail,
-          Space<float>(1, 0)};
-  topk_rows(task, 0, 0, 1, many_scores.data(), many_time.data, best.data(), best_index.data());
-  const auto last = std::min_element(time.begin(), time.begin() + kTail) - time.begin();
-  expect(best_index[0] == kFirst + last && std::abs(best[0] - std::acosh(time[last])) < 1e-5);
 }
 
 void check_sample_negatives() {

@@ -145,8 +145,24 @@ def test_topk_does_not_trust_the_time_coordinate(backend):
         assert torch.equal(ops.topk(users, wrong, 3)[1], ops.topk(users, items, 3)[1])
 
 
+def test_topk_of_more_equal_items_than_can_wait():
+    """All are candidates to the end, and yet the memory is bounded: the ids decide."""
+    users, items = points(2, 3, 1.0, torch.float32), points(1, 3, 1.0, torch.float32, seed=1)
+    value, index = ops.topk(users, items.expand(25_000, 3).contiguous(), 3)
+    assert index.tolist() == [[0, 1, 2]] * 2
+    assert (value == value[:, :1]).all()
+
+
+def test_topk_of_thousands_is_the_full_ranking():
+    users, items = points(3, 5, 1.0), points(30_000, 5, 1.0, seed=1)
+    value, index = ops.topk(users, items, 12_000)
+    expected_value, expected_index = ranking(users, items, 12_000, 1.0)
+    assert torch.equal(index, expected_index)
+    torch.testing.assert_close(value, expected_value, rtol=1e-12, atol=1e-14)
+
+
 def test_topk_works_in_blocks():
-    """More users than one block of scores holds, and the same ranks with other threads."""
+    """More users than share a walk over the items, and the same ranks with other threads."""
     users, items = points(700, 4, 1.0, torch.float32), points(3000, 4, 1.0, torch.float32, seed=1)
     value, index = ops.topk(users, items, 5)
     with ops.use_backend("reference"):

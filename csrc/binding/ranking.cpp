@@ -1,50 +1,13 @@
 #include "ops/ranking.h"
 
-#include <algorithm>
 #include <optional>
 #include <tuple>
 
 #include "binding/csr.h"
 #include "binding/row_ops.h"
-#include "cpu/ranking.h"
 
 namespace hdrm::binding {
 namespace {
-
-constexpr std::int64_t kScores = 1 << 21;  // elements of a block of scores
-
-// On the host torch's matrix product does the bulk of the work, a block of users at a time.
-template <class T>
-void nearest(const Cpu& device, const TopK<T>& t, const Tensor& users, const Tensor& items,
-             double c, T* distance, std::int64_t* index) {
-  // x0·y0 − xs·ys as one product: the users' time coordinate changes its sign, the result too.
-  const Tensor flipped = run_row_kernel<Cpu, 1>(cpu::project, {users}, Result::kRows, c)[0];
-  const Tensor lifted = run_row_kernel<Cpu, 1>(cpu::project, {items}, Result::kRows, c)[0];
-  const Tensor columns = torch::stable::transpose(lifted, 0, 1);
-  const Tensor time = torch::stable::contiguous(torch::stable::select(lifted, 1, 0));
-  T* row = write<T>(flipped);
-  for (std::int64_t i = 0; i < t.num_users * t.width; ++i) {
-    if (i % t.width != 0) row[i] = -row[i];
-  }
-  const std::int64_t block =
-      std::max<std::int64_t>(1, kScores / std::max<std::int64_t>(1, t.num_items));
-  for (std::int64_t first = 0; first < t.num_users; first += block) {
-    const std::int64_t count = std::min(block, t.num_users - first);
-    Tensor part = flipped;
-    part = torch::stable::narrow(part, 0, first, count);
-    const Tensor scores = torch::stable::matmul(part, columns);
-    device.on().loop(count, 1, [&](std::int64_t begin, std::int64_t end) {
-      cpu::topk_rows(t, first, first + begin, first + end, write<T>(scores), read<T>(time),
-                     distance, index);
-    });
-  }
-}
-
-template <class T>
-void nearest(Cuda& device, const TopK<T>& t, const Tensor&, const Tensor&, double, T* distance,
-             std::int64_t* index) {
-  hdrm::topk(device.on(), t, distance, index);
-}
 
 template <class Device>
 std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
@@ -72,7 +35,7 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
     const TopK<T> t{read<T>(users), read<T>(items), num_users, num_items, width,
                     rowptr ? read<std::int64_t>(*rowptr) : nullptr,
                     rowptr ? read<std::int32_t>(*col) : nullptr, offset, k, Space<T>(c, 0)};
-    nearest(device, t, users, items, c, write<T>(distance), write<std::int64_t>(index));
+    hdrm::topk(device.on(), t, write<T>(distance), write<std::int64_t>(index));
   });
   return {distance, index};
 }

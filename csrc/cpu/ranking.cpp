@@ -1,11 +1,7 @@
-#include "cpu/ranking.h"
+#include "ops/ranking.h"
 
-#include <algorithm>
-#include <limits>
 #include <stdexcept>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "cpu/row_kernel.h"
 #include "ops/row_ops.h"
@@ -17,101 +13,6 @@ namespace cpu {
 // The hinge --------------------------------------------------------------------------------------
 
 HDRM_HINGES(HDRM_ROW_KERNEL)
-
-// Top-k -----------------------------------------------------------------------------------------
-
-namespace {
-
-// A matrix product's score s stands for a true score within s ± error·x0·y0. The k smallest upper
-// ends bound what can be among the k nearest; all whose lower end is below get their distance, and
-// the distance orders them.
-template <class T>
-struct Scores {
-  const T *s, *time;
-  T slack;  // error·x0
-  std::int64_t size;
-  HDRM_FN T lower(std::int64_t i) const { return s[i] - slack * time[i]; }
-  HDRM_FN T upper(std::int64_t i) const { return s[i] + slack * time[i]; }
-};
-
-// The k-th smallest of the upper ends that `upper_of(j)` lists; infinity if there are fewer.
-template <class T, class F>
-HDRM_FN T kth_upper(std::int64_t k, std::int64_t count, F upper_of, std::vector<T>& work) {
-  if (count < k) return std::numeric_limits<T>::infinity();
-  work.resize(count);
-  for (std::int64_t j = 0; j < count; ++j) work[j] = upper_of(j);
-  std::nth_element(work.begin(), work.begin() + (k - 1), work.end());
-  return work[k - 1];
-}
-
-// Every i whose lower end is at most `bound`.
-template <class T>
-HDRM_FN void within(const Scores<T>& scores, T bound, std::vector<std::int64_t>& found) {
-  constexpr int kChunk = 16;  // most hold nobody, which one comparison of vectors tells
-  found.clear();
-  for (std::int64_t first = 0; first < scores.size; first += kChunk) {
-    const int count = static_cast<int>(std::min<std::int64_t>(kChunk, scores.size - first));
-    int hits = 0;
-#pragma omp simd reduction(+ : hits)
-    for (int j = 0; j < count; ++j) hits += scores.lower(first + j) <= bound ? 1 : 0;
-    if (hits == 0) continue;
-    for (int j = 0; j < count; ++j) {
-      if (scores.lower(first + j) <= bound) found.push_back(first + j);
-    }
-  }
-}
-
-template <class T>
-HDRM_FN void run_topk(const TopK<T>& t, std::int64_t first, std::int64_t begin, std::int64_t end,
-                      T* all_scores, const T* time, T* distance, std::int64_t* index) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  const Serial team;
-  const T error = 2 * t.width * std::numeric_limits<T>::epsilon();
-  std::vector<T> work;
-  std::vector<std::int64_t> near;
-  std::vector<std::pair<T, std::int64_t>> ranked;
-  for (std::int64_t u = begin; u < end; ++u) {
-    T* s = all_scores + (u - first) * t.num_items;
-    const T* x = t.users + u * t.width;
-    if (t.rowptr) {
-      for (std::int64_t e = t.rowptr[u]; e < t.rowptr[u + 1]; ++e) {
-        s[t.col[e] - t.offset] = kInfinity;
-      }
-    }
-    const T xx = team.template sum<T>(t.width, [&](int i) { return x[i] * x[i]; });
-    const Scores<T> scores{s, time, error * std::sqrt(t.space.K + xx), t.num_items};
-    // A sample of the items bounds the k-th of all from above, the items within that bound exactly.
-    const std::int64_t step = std::max<std::int64_t>(1, t.num_items / (32 * t.k));
-    const T rough = kth_upper(
-        t.k, t.num_items / step, [&](std::int64_t j) { return scores.upper(j * step); }, work);
-    within(scores, rough, near);
-    const T bound = kth_upper(
-        t.k, static_cast<std::int64_t>(near.size()),
-        [&](std::int64_t j) { return scores.upper(near[j]); }, work);
-    ranked.clear();
-    for (const std::int64_t i : near) {
-      if (!(scores.lower(i) <= bound) || s[i] == kInfinity) continue;
-      ranked.emplace_back(point_distance(team, t.space, x, t.items + i * t.width, t.width), i);
-    }
-    const auto count = std::min<std::int64_t>(t.k, ranked.size());
-    std::partial_sort(ranked.begin(), ranked.begin() + count, ranked.end());
-    for (std::int64_t j = 0; j < t.k; ++j) {
-      distance[u * t.k + j] = j < count ? ranked[j].first : kInfinity;
-      index[u * t.k + j] = j < count ? ranked[j].second : -1;
-    }
-  }
-}
-
-}  // namespace
-
-#define HDRM_TOPK(T)                                                                            \
-  HDRM_CLONES void topk_rows(const TopK<T>& t, std::int64_t first, std::int64_t begin,          \
-                             std::int64_t end, T* scores, const T* time, T* distance,           \
-                             std::int64_t* index) {                                             \
-    run_topk(t, first, begin, end, scores, time, distance, index);                              \
-  }
-HDRM_TOPK(float)
-HDRM_TOPK(double)
 
 }  // namespace cpu
 

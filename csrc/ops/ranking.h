@@ -24,6 +24,8 @@ struct TopK {
 
 // distance, index (num_users, k) ← the k nearest items of each user.
 template <class T>
+void topk(const cpu::Parallel&, const TopK<T>&, T* distance, std::int64_t* index);
+template <class T>
 void topk(const cuda::Stream&, const TopK<T>&, T* distance, std::int64_t* index);
 
 // The seen items of all users as CSR, and what to draw.

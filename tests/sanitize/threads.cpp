@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "cpu/graph.h"
-#include "cpu/ranking.h"
 #include "cpu/row_kernels.h"
 #include "ops/message_passing.h"
 #include "ops/noising.h"
+#include "ops/ranking.h"
 #include "ops/riemannian_step.h"
 
 namespace {
@@ -171,29 +171,13 @@ void check_topk() {
   constexpr std::int64_t kUsers = 40, kItems = 300, kBest = 7;
   const Csr seen = graph(kUsers, kItems);
   const auto users = numbers<T>(kUsers * kWidth, 1), items = numbers<T>(kItems * kWidth, 2);
-  const auto time = [&](const T* row) {
-    T sum = 1;
-    for (int k = 1; k < kWidth; ++k) sum += row[k] * row[k];
-    return std::sqrt(sum);
-  };
-  std::vector<T> item_time(kItems), scores(kUsers * kItems);
-  for (std::int64_t i = 0; i < kItems; ++i) item_time[i] = time(&items[i * kWidth]);
-  for (std::int64_t u = 0; u < kUsers; ++u) {
-    for (std::int64_t i = 0; i < kItems; ++i) {
-      T score = time(&users[u * kWidth]) * item_time[i];
-      for (int k = 1; k < kWidth; ++k) score -= users[u * kWidth + k] * items[i * kWidth + k];
-      scores[u * kItems + i] = score;
-    }
-  }
   const TopK<T> task{users.data(), items.data(), kUsers, kItems, kWidth, seen.rowptr.get(),
                      seen.col.get(), kUsers, kBest, Space<T>(1, 0)};
   std::vector<std::int64_t> ids(kUsers * kBest);
   for (const bool of_ids : {false, true}) {
     check("topk", [&](const Parallel& parallel) {
-      std::vector<T> own = scores, distance(kUsers * kBest);
-      parallel.loop(kUsers, 1, [&](std::int64_t begin, std::int64_t end) {
-        topk_rows(task, 0, begin, end, own.data(), item_time.data(), distance.data(), ids.data());
-      });
+      std::vector<T> distance(kUsers * kBest);
+      topk(parallel, task, distance.data(), ids.data());
       return of_ids ? std::vector<T>(ids.begin(), ids.end()) : distance;
     });
   }
