@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/clones.h"
+#include "cpu/normals.h"
 #include "cpu/team.h"
 #include "rows/noising.h"
 
@@ -33,10 +34,10 @@ struct Task {
 };
 
 // Calls f(row, ε of the row) for rows begin … end−1. Indices run on from row to row, so the normal
-// numbers of several short rows are made at once, kLanes indices at a time.
+// numbers of several short rows are made at once.
 template <class F>
 HDRM_FN void with_noise(std::int64_t seed, int width, std::int64_t begin, std::int64_t end, F f) {
-  constexpr int kLanes = 16;
+  using cpu::kLanes;
   const std::int64_t per_row = quads(width), group = std::max<std::int64_t>(1, 256 / per_row);
   const std::int64_t padded = (group * per_row + kLanes - 1) / kLanes * kLanes;
   std::vector<float> buffer(4 * padded);
@@ -44,11 +45,7 @@ HDRM_FN void with_noise(std::int64_t seed, int width, std::int64_t begin, std::i
   const Words key(seed);
   for (std::int64_t first = begin; first < end; first += group) {
     const std::int64_t last = std::min(first + group, end), count = (last - first) * per_row;
-    for (std::int64_t i = 0; i < count; i += kLanes) {
-      const Words index(first * per_row + i);
-#pragma omp simd
-      for (int j = 0; j < kLanes; ++j) normals(key, index + j, e + 4 * (i + j));
-    }
+    cpu::normals(key, Words(first * per_row), count, e);
     for (std::int64_t row = first; row < last; ++row) f(row, e + 4 * per_row * (row - first));
   }
 }
