@@ -111,12 +111,13 @@ def _coefficients(
         )
     if alpha_bar.device != z0.device:
         raise ValueError(f"{op}: alpha_bar must be on {z0.device}, got {alpha_bar.device}")
-    level = alpha_bar[t]
-    signal = level.sqrt()
+    signal = alpha_bar.sqrt()  # of each step: there are fewer steps than rows, mostly
     if growth:
-        signal = signal + growth * torch.tanh(c**0.5 * t / alpha_bar.numel())
+        step = torch.arange(alpha_bar.numel(), device=z0.device)
+        signal = signal + growth * torch.tanh(c**0.5 * step / alpha_bar.numel())
     dtype = checks.arithmetic(z0.dtype)
-    return signal.to(dtype), (1 - level).sqrt().to(dtype)
+    noise = (1 - alpha_bar).sqrt()
+    return signal.to(dtype).index_select(0, t), noise.to(dtype).index_select(0, t)
 
 
 def _normals(z0: Tensor, seed: Tensor) -> Tensor:
