@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import TYPES, WIDE, arithmetic, over_rows, start, tuned_tiles
-from .radial import log1_plus, root
+from .radial import root
 from .tiles import CHUNK, chunk, my_rows, num_chunks, numbers, spatial, write
 
 ELEMENTS, COLUMNS = 2048, 256  # of a tile of the kernels that sum over rows, and at most so wide
@@ -33,21 +33,34 @@ def uniform(bits):
 @triton.jit
 def box_muller(bits1, bits2):
     """Two normal numbers. Triton's own have the hardware's sine, good to six digits."""
-    # −log u as log(1 + (1 − u)/u), whose argument is accurate at either end of the interval.
-    u = tl.maximum(uniform(bits1), 1e-7)
-    radius = root(2 * log1_plus((1 - u) / u))
-    angle = uniform(bits2) * 6.283185307179586
-    quadrant = (angle * 0.636619772 + 0.5).to(tl.int32)
-    k = quadrant.to(tl.float32)
-    r = tl.fma(k, -3.13916473e-7, tl.fma(k, -1.57079601, angle))  # π/2 in two parts; |r| ≤ π/4
+    # −2·log u: u = 2ᵏ·m with m in [√½, √2), and −2·log m a polynomial in f = m − 1, which is exact.
+    bits = tl.maximum(uniform(bits1), 1e-7).to(tl.int32, bitcast=True)
+    k = (bits - 0x3F3504F3) >> 23
+    f = (bits - (k << 23)).to(tl.float32, bitcast=True) - 1
+    p = -0.17444719 * f + 0.2873369
+    p = p * f - 0.29904532
+    p = p * f + 0.33124785
+    p = p * f - 0.39913667
+    p = p * f + 0.50004148
+    p = p * f - 0.66668371
+    p = p * f + 0.99999976
+    p = p * f - 1.99999995
+    radius = root(p * f - 1.38629436 * k.to(tl.float32))
+    # The angle is k half turns and r of a turn, |r| ≤ ¼; k is the last bits of the sum with 1.5·2²³.
+    turn = uniform(bits2)
+    shifted = 2 * turn + 12582912.0
+    r = turn - 0.5 * (shifted - 12582912.0)
     q = r * r
-    s = r + r * q * (-1 / 6 + q * (1 / 120 + q * (-1 / 5040 + q * (1 / 362880))))
-    c = 1 + q * (-0.5 + q * (1 / 24 + q * (-1 / 720 + q * (1 / 40320))))
-    odd = quadrant & 1 != 0
-    sine, cosine = tl.where(odd, c, s), tl.where(odd, s, c)
-    sine = tl.where(quadrant & 2 != 0, -sine, sine)
-    cosine = tl.where((quadrant + 1) & 2 != 0, -cosine, cosine)
-    return radius * cosine, radius * sine
+    s = 39.53886903 * q - 76.55010777
+    s = s * q + 81.60102088
+    s = s * q - 41.34165537
+    s = r * (s * q + 6.28318516)
+    c = 56.24238047 * q - 85.24033032
+    c = c * q + 64.93459063
+    c = c * q - 19.73917143
+    c = c * q + 0.99999995
+    radius = tl.where(shifted.to(tl.int32, bitcast=True) & 1 != 0, -radius, radius)
+    return radius * c, radius * s
 
 
 @triton.jit
