@@ -1,22 +1,22 @@
-"""Row-wise squared distance: hdrm, its plain torch reference, and geoopt."""
+"""Row-wise distances: hdrm, geoopt and the formulas of HDRM's authors."""
 
 from __future__ import annotations
 
-import geoopt
-import pytest
-from harness import OURS, ROWS, WIDTH, reference, tangent_rows, with_backward
+import rowwise
+from harness import OURS, rows
 
-from hdrm import ops
-
-GEOOPT = geoopt.Lorentz()
-X, Y = (ops.expmap0(tangent_rows(ROWS, WIDTH, seed)) for seed in (0, 1))
+DISTANCES = ("distance", "sqdist", "sqdist0")
 
 
-@pytest.mark.parametrize("peer", [*OURS, "reference", "geoopt"])
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward+backward"])
-def test_sqdist(timed, peer, backward):
-    function = (lambda x, y: GEOOPT.dist(x, y) ** 2) if peer == "geoopt" else ops.sqdist
-    group = f"sqdist {ROWS}x{WIDTH} {'forward+backward' if backward else 'forward'}"
-    run = with_backward(function, X, Y) if backward else lambda: function(X, Y)
-    expected = None if backward else reference(ops.sqdist, X, Y)
-    timed(group, peer, run, expected, X.numel() * 4 * (6 if backward else 2))
+@rows(
+    rowwise.full_size(DISTANCES),
+    [*OURS, "geoopt", "geoopt compiled", "authors", "authors compiled"],
+    rowwise.guarded,
+)
+def test_distance(measured, case, peer):
+    measured(rowwise.build, case, peer)
+
+
+@rows(rowwise.all_sizes(DISTANCES), [*OURS, "geoopt", "authors"])
+def test_sizes(measured, case, peer):
+    measured(rowwise.build, case, peer)

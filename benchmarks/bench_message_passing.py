@@ -1,54 +1,154 @@
-"""Three rounds of row-normalised aggregation: hdrm, and torch's sparse matrices."""
+"""Aggregation over the graph: one round, and propagate with its maps, beside torch, PyG, SciPy.
+
+Generated graphs of 10⁵ to 10⁷ edges show how the cost of an edge grows; 10⁸ edges need 20 GB of
+memory and some minutes: ``pytest benchmarks/bench_message_passing.py --benchmark-only -m slow``.
+"""
 
 from __future__ import annotations
 
+import graphs
 import pytest
 import torch
-from harness import DEVICE, OURS, WIDTH, reference, tangent_rows
+from harness import (
+    OURS,
+    WIDTHS,
+    Group,
+    assert_close,
+    compiled,
+    normal,
+    reference,
+    rows,
+    tangent_rows,
+    with_backward,
+)
+from peers import authors
+from peers.sparse import ROUNDS, Edges, torch_csr
 
-from hdrm import BipartiteGraph, ops
-from hdrm.data.synthetic import hierarchical
+from hdrm import ops
+from hdrm.accuracy.peers import Authors
 
+MODES = ("forward", "forward+backward")
 LAYERS = 3
-GRAPHS = {"6k x 3k, 400k edges": (6_000, 3_000, 400_000), "30k x 40k, 800k": (30_000, 40_000, 800_000)}
+PEERS = [*OURS, "torch COO", "torch CSR"]
 
 
-def sparse(graph, layout):
-    """D⁻¹(A + I) with values, as torch wants it."""
-    n = graph.num_nodes
-    rows = torch.repeat_interleave(torch.arange(n), graph.rowptr.diff())
-    loops = torch.arange(n)
-    index = torch.stack([torch.cat([rows, loops]), torch.cat([graph.col.long(), loops])])
-    values = 1 / (graph.rowptr.diff() + 1).float()[index[0]]
-    matrix = torch.sparse_coo_tensor(index, values, (n, n)).coalesce()
-    return matrix.to_sparse_csr() if layout == "csr" else matrix
+def cases(names, widths=WIDTHS):
+    return [(name, mode, width) for name in names for width in widths for mode in MODES]
 
 
-@pytest.fixture(scope="module", params=GRAPHS)
-def graph(request):
-    users, items, edges = GRAPHS[request.param]
-    pairs = hierarchical(users, items, edges, seed=0)
-    graph = BipartiteGraph.from_interactions(*pairs.T, users, items)
-    return request.param, graph.to(DEVICE)
+def guarded(case) -> bool:
+    name, _, width = case
+    return name == "ML-1M" and width == 64
 
 
-@pytest.mark.parametrize("peer", [*OURS, "torch COO", "torch CSR"])
-def test_propagate(timed, graph, peer):
-    name, graph = graph
-    x = ops.expmap0(tangent_rows(graph.num_nodes, WIDTH))
-    if peer in OURS:
-        run = lambda: ops.propagate(x, graph, LAYERS)  # noqa: E731
-    else:
-        matrix = sparse(graph, peer.split()[1].lower())
+ALL = cases(graphs.REAL) + cases(graphs.GENERATED, widths=(64,))
+LARGEST = [pytest.param(*case, marks=pytest.mark.slow) for case in cases(graphs.LARGEST, (64,))]
 
-        def run():
-            h = ops.logmap0(x)
-            total = 0
+
+@rows(ALL, [*OURS, *ROUNDS], guarded)
+def test_round(measured, case, peer):
+    measured(one_round, case, peer)
+
+
+@rows(LARGEST, OURS)
+def test_round_of_the_largest(measured, case, peer):
+    measured(one_round, case, peer)
+
+
+@rows(cases(graphs.REAL), [*OURS, "authors", "authors compiled", "torch CSR"], guarded)
+def test_propagate(measured, case, peer):
+    measured(propagate, case, peer)
+
+
+def one_round(case) -> Group:
+    """Â·h alone: no maps, one layer."""
+    name, mode, width = case
+    graph = graphs.graph(name)
+    h = tangent_rows(graph.num_nodes, width)
+
+    def ours(h):
+        return ops.propagate(h, graph, 1, space="tangent")
+
+    makers = {peer: lambda: ours for peer in OURS}
+    for peer, make in ROUNDS.items():
+        makers[peer] = lambda make=make: make(Edges.of(graph))
+    return _group("one round", case, graph, h, ours, makers, 1)
+
+
+def propagate(case) -> Group:
+    """logmap0, three rounds and their sum."""
+    name, mode, width = case
+    graph = graphs.graph(name)
+    x = ops.expmap0(tangent_rows(graph.num_nodes, width))
+
+    def ours(x):
+        return ops.propagate(x, graph, LAYERS)
+
+    def as_authors(wrap):
+        matrix = Edges.of(graph).coo()
+        run = wrap(lambda x: authors.propagate(x, matrix, LAYERS))
+        return run
+
+    def with_csr():
+        aggregate = torch_csr(Edges.of(graph))
+
+        def run(x):
+            h = Authors.logmap0(x, 1.0)
+            total = torch.zeros_like(h)
             for _ in range(LAYERS):
-                h = matrix @ h
+                h = aggregate(h)
                 total = total + h
             return total
 
-    expected = reference(lambda table: ops.propagate(table, graph, LAYERS), x)
-    gathered = (graph.col.numel() + graph.num_nodes) * WIDTH * 4 * LAYERS
-    timed(f"propagate, {LAYERS} rounds, {name}", peer, run, expected, gathered)
+        return run
+
+    makers = {peer: lambda: ours for peer in OURS} | {
+        "authors": lambda: as_authors(lambda run: run),
+        "authors compiled": lambda: as_authors(compiled),
+        "torch CSR": with_csr,
+    }
+    return _group(f"propagate L={LAYERS}", case, graph, x, ours, makers, LAYERS)
+
+
+def _group(op, case, graph, x, ours, makers, layers) -> Group:
+    name, mode, width = case
+    weights = normal(*x.shape, seed=1)
+    weights[:, 0] = 0  # the time column of a result is 0, and its gradient belongs to nobody
+    backward = mode == "forward+backward"
+    # Columns of one round do not meet, so that a few of a huge table are enough to compare.
+    part = slice(0, 9) if layers == 1 and x.numel() > 1e8 else slice(None)
+    expected = None
+
+    def timed(maker):
+        def make():
+            function = maker()
+            return with_backward(function, x, weights=weights) if backward else lambda: function(x)
+
+        return make
+
+    def check(found):
+        nonlocal expected
+        if expected is None:
+            expected = _expected(ours, x[:, part], weights[:, part] if backward else None)
+        found = (found[0] if backward else found)[:, part]
+        if backward and op != "one round":
+            # Through x0, which the peers' logmap0 reads, to the spatial part.
+            found = found + found[:, :1] * x / x[:, :1]
+        assert_close(found[:, 1:], expected[:, 1:])
+
+    # The least: each round reads the column ids and a row per edge of a table that no cache holds.
+    edges = graph.col.numel() + graph.num_nodes
+    least = layers * (edges * width * 4 + graph.col.numel() * 4 + x.numel() * 4)
+    return Group(
+        op, mode, f"{name}, {width}", {peer: timed(maker) for peer, maker in makers.items()}, check,
+        least * (2 if backward else 1),
+        info={"edges": graph.num_edges, "graph": name, "width": width},
+    )  # fmt: skip
+
+
+def _expected(ours, x, weights):
+    """Of the reference in float64."""
+    if weights is None:
+        return reference(ours, x)
+    call = with_backward(ours, x.double(), weights=weights.double())
+    return reference(lambda: call()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -168,3 +169,22 @@ def kernels(full, markdown, json_file, keep) -> int:
     from .kernels import report
 
     return report.run(full, markdown, json_file, keep)
+
+
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="[OPTIONS]",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments) -> int:
+    """Time every op beside its peers and write docs/benchmarks.
+
+    Needs a checkout, whose benchmarks/ it runs; `hdrm bench --help` lists the options.
+    """
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    if not (folder / "__main__.py").is_file():
+        raise RuntimeError(
+            "hdrm bench runs benchmarks/ of a checkout, and this is an installed copy; clone the "
+            "sources and install them with: pip install -e '.[bench]'"
+        )
+    return subprocess.run([sys.executable, str(folder), *arguments], check=False).returncode
