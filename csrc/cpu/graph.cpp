@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/clones.h"
+
 namespace hdrm {
 namespace {
 
@@ -106,4 +108,25 @@ Csr build_csr(const std::int64_t* users, const std::int64_t* items, std::int64_t
   return {std::move(rowptr), std::move(col), num_nodes};
 }
 
+namespace cpu {
+
+HDRM_CLONES bool ascends(const std::int64_t* rowptr, std::int64_t num_rows) {
+  int falls = 0;
+#pragma omp simd reduction(| : falls)
+  for (std::int64_t i = 0; i < num_rows; ++i) falls |= rowptr[i] > rowptr[i + 1];
+  return falls == 0;
+}
+
+HDRM_CLONES bool within(const std::int32_t* col, std::int64_t count, std::int64_t offset,
+                        std::int64_t num_cols) {
+  std::int32_t low = std::numeric_limits<std::int32_t>::max(), high = 0;
+#pragma omp simd reduction(min : low) reduction(max : high)
+  for (std::int64_t e = 0; e < count; ++e) {
+    low = std::min(low, col[e]);
+    high = std::max(high, col[e]);
+  }
+  return count == 0 || (low >= offset && high - offset < num_cols);
+}
+
+}  // namespace cpu
 }  // namespace hdrm

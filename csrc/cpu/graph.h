@@ -1,4 +1,4 @@
-// Building the CSR adjacency of a bipartite graph on the host.
+// The CSR adjacency of a bipartite graph on the host: building one, and checking one.
 #pragma once
 
 #include <cstdint>
@@ -30,4 +30,14 @@ struct Csr {
 Csr build_csr(const std::int64_t* users, const std::int64_t* items, std::int64_t num_pairs,
               std::int64_t num_users, std::int64_t num_items, bool collapse);
 
+namespace cpu {
+
+// Whether rowptr[0 … num_rows] ascends.
+bool ascends(const std::int64_t* rowptr, std::int64_t num_rows);
+
+// Whether all of col[0 … count − 1] are in offset … offset + num_cols − 1.
+bool within(const std::int32_t* col, std::int64_t count, std::int64_t offset,
+            std::int64_t num_cols);
+
+}  // namespace cpu
 }  // namespace hdrm

@@ -1,9 +1,13 @@
 // Sums over neighbours, a row owned by one worker: no atomics, the same bits for any number of
 // threads. Rows are shared out by edges, not by count; one with more than kSegment edges is summed
 // in segments of that length by several workers, and the segments are added in order.
+//
+// Wide tables of few nodes are walked kTile columns at a time, and each such tile lies by itself:
+// what a worker gathers from is then smaller by width / kTile, and stays in its cache.
 #include "ops/message_passing.h"
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "cpu/clones.h"
@@ -14,17 +18,88 @@ namespace hdrm {
 namespace {
 
 constexpr std::int64_t kSegment = 4096;
-constexpr int kPrefetch = 6;  // neighbours ahead
+constexpr int kTile = 64;            // columns whose sums stay in registers
+constexpr int kPrefetch = 16;        // edges ahead, of whatever row they are
+constexpr std::int64_t kCachedBytes = 4 << 20;  // bytes of a tile, of users and items, for a cache of half
+
+// A tile's columns as a walk over a row: the time is in the first tile.
+struct TileTeam : Serial {
+  bool first;
+  HDRM_FN bool leads() const { return first; }
+};
+
+// Which rows a worker takes, and which rows are cut.
+struct Plan {
+  std::vector<std::int64_t> cuts;        // worker k takes rows cuts[k] … cuts[k+1]-1
+  std::vector<std::int64_t> heavy;       // rows of more than kSegment edges, ascending
+  std::vector<std::int64_t> first;       // of heavy row k: its first segment
+  std::vector<std::int64_t> begin, end;  // edges of each segment
+
+  Plan(const std::int64_t* rowptr, std::int64_t num_nodes, int num_workers) {
+    std::vector<std::int64_t> before{0};  // edges of the heavy rows before each
+    for (std::int64_t i = 0; i < num_nodes; ++i) {
+      if (rowptr[i + 1] - rowptr[i] <= kSegment) continue;
+      heavy.push_back(i);
+      before.push_back(before.back() + rowptr[i + 1] - rowptr[i]);
+      first.push_back(static_cast<std::int64_t>(begin.size()));
+      for (std::int64_t e = rowptr[i]; e < rowptr[i + 1]; e += kSegment) {
+        begin.push_back(e);
+        end.push_back(std::min(e + kSegment, rowptr[i + 1]));
+      }
+    }
+    first.push_back(static_cast<std::int64_t>(begin.size()));
+    constexpr std::int64_t kPerRow = 8;  // a row costs about this many edges besides its own
+    const auto work_before = [&](std::int64_t i) {
+      const auto k = std::lower_bound(heavy.begin(), heavy.end(), i) - heavy.begin();
+      return kPerRow * i + rowptr[i] - rowptr[0] - before[k];
+    };
+    const std::int64_t total = work_before(num_nodes);
+    cuts.push_back(0);
+    for (int worker = 1; worker < num_workers; ++worker) {
+      std::int64_t low = cuts.back(), high = num_nodes;
+      while (low < high) {
+        const std::int64_t middle = low + (high - low) / 2;
+        const bool enough = work_before(middle) * num_workers >= total * worker;
+        (enough ? high : low) = enough ? middle : middle + 1;
+      }
+      cuts.push_back(low);
+    }
+    cuts.push_back(num_nodes);
+  }
+};
+
+// One round over all nodes: gather, then what settle_row makes of the sum. Tables of T hold tile
+// after tile: the one from column k on, of w columns, as rows of w numbers from k·num_nodes on.
+template <class S>
+struct Round {
+  using T = Arithmetic<S>;
+  const Propagation<S>* p;
+  const Plan* plan;
+  int tile;  // columns of a tile, but for the last one's
+  const S* source;  // x or the gradient: what every round adds …
+  const T* factor;  // … times this of each node, if not null
+  const T* table;   // what the round gathers; null for the source times its factors
+  T* partial;       // sums of the segments of heavy rows
+  RoundEnd<T> end;
+  T* next;     // filled by all rounds but the last, which fills `out`
+  const S* x;  // points whose logmap0 the gradient goes through, or null
+  S* out;
+
+  // f(first column, columns) for every tile.
+  template <class F>
+  HDRM_FN void tiles(F f) const {
+    for (int k = 0; k < p->width; k += tile) f(k, std::min(tile, p->width - k));
+  }
+};
 
 // sum[0 … W) ← Σ factor[col[e]]·table[col[e]] over the edges; factor null means 1.
 template <int W, class S, class T>
-HDRM_FN void gather_columns(const S* table, const T* factor, const std::int32_t* col,
-                            std::int64_t count, int width, T* sum) {
+HDRM_FN void gather_columns(const S* table, const T* factor, int stride, const std::int32_t* col,
+                            std::int64_t begin, std::int64_t end, std::int64_t last, T* sum) {
   T local[W] = {};
-  for (std::int64_t e = 0; e < count; ++e) {
-    const S* row = table + static_cast<std::int64_t>(col[e]) * width;
-    const S* ahead =
-        table + static_cast<std::int64_t>(col[std::min(e + kPrefetch, count - 1)]) * width;
+  for (std::int64_t e = begin; e < end; ++e) {
+    const S* row = table + static_cast<std::int64_t>(col[e]) * stride;
+    const S* ahead = table + static_cast<std::int64_t>(col[std::min(e + kPrefetch, last)]) * stride;
     for (int k = 0; k < W; k += 64 / static_cast<int>(sizeof(S))) __builtin_prefetch(ahead + k);
     if (factor) {
       const T f = factor[col[e]];
@@ -39,71 +114,34 @@ HDRM_FN void gather_columns(const S* table, const T* factor, const std::int32_t*
   for (int k = 0; k < W; ++k) sum[k] = local[k];
 }
 
-// The same for all columns: 64 at a time stay in registers.
+// The same for all columns of a tile.
 template <class S, class T>
-HDRM_FN void gather_row(const S* table, const T* factor, const std::int32_t* col,
-                        std::int64_t count, int width, T* sum) {
+HDRM_FN void gather_tile(const S* table, const T* factor, int width, const std::int32_t* col,
+                         std::int64_t begin, std::int64_t end, std::int64_t last, T* sum) {
   int k = 0;
-  for (; k + 64 <= width; k += 64) {
-    gather_columns<64>(table + k, factor, col, count, width, sum + k);
-  }
-  for (; k + 16 <= width; k += 16) {
-    gather_columns<16>(table + k, factor, col, count, width, sum + k);
-  }
-  for (; k + 4 <= width; k += 4) gather_columns<4>(table + k, factor, col, count, width, sum + k);
-  for (; k < width; ++k) gather_columns<1>(table + k, factor, col, count, width, sum + k);
+  const auto columns = [&]<int W>() __attribute__((always_inline)) {
+    for (; k + W <= width; k += W) {
+      gather_columns<W>(table + k, factor, width, col, begin, end, last, sum + k);
+    }
+  };
+  columns.template operator()<kTile>();
+  columns.template operator()<16>();
+  columns.template operator()<4>();
+  columns.template operator()<1>();
 }
 
-// Which rows a worker takes, and which rows are cut.
-struct Plan {
-  std::vector<std::int64_t> cuts;          // worker k takes rows cuts[k] … cuts[k+1]-1
-  std::vector<std::int64_t> heavy;         // rows of more than kSegment edges, ascending
-  std::vector<std::int64_t> first;         // of heavy row k: its first segment
-  std::vector<std::int64_t> begin, end;    // edges of each segment
-
-  Plan(const std::int64_t* rowptr, std::int64_t num_nodes, int num_workers) {
-    constexpr std::int64_t kPerRow = 8;  // a row costs about this many edges besides its own
-    const auto weight = [&](std::int64_t i) {
-      const std::int64_t degree = rowptr[i + 1] - rowptr[i];
-      return kPerRow + (degree > kSegment ? 0 : degree);
-    };
-    std::int64_t total = 0;
-    for (std::int64_t i = 0; i < num_nodes; ++i) {
-      total += weight(i);
-      if (rowptr[i + 1] - rowptr[i] <= kSegment) continue;
-      heavy.push_back(i);
-      first.push_back(static_cast<std::int64_t>(begin.size()));
-      for (std::int64_t e = rowptr[i]; e < rowptr[i + 1]; e += kSegment) {
-        begin.push_back(e);
-        end.push_back(std::min(e + kSegment, rowptr[i + 1]));
-      }
-    }
-    first.push_back(static_cast<std::int64_t>(begin.size()));
-    cuts.push_back(0);
-    std::int64_t seen = 0;
-    for (std::int64_t i = 0; i < num_nodes; ++i) {
-      if (seen * num_workers >= total * static_cast<std::int64_t>(cuts.size())) cuts.push_back(i);
-      seen += weight(i);
-    }
-    cuts.push_back(num_nodes);
-  }
-};
-
-// One round over all nodes: gather, then what settle_row makes of the sum.
 template <class S>
-struct Round {
-  using T = Arithmetic<S>;
-  const Propagation<S>* p;
-  const Plan* plan;
-  const S* source;  // x or the gradient: what the first round gathers and every round adds …
-  const T* factor;  // … times this of each node, if not null
-  const T* table;   // what the others gather
-  T* partial;       // sums of the segments of heavy rows
-  RoundEnd<T> end;
-  T* next;     // filled by all rounds but the last, which fills `out`
-  const S* x;  // points whose logmap0 the gradient goes through, or null
-  S* out;
-};
+HDRM_FN void gather(const Round<S>& r, int first, int width, std::int64_t begin, std::int64_t end,
+                    Arithmetic<S>* sum) {
+  const Propagation<S>& p = *r.p;
+  const std::int64_t last = p.rowptr[p.num_nodes] - 1;
+  if (r.table) {
+    const Arithmetic<S>* const none = nullptr;
+    gather_tile(r.table + first * p.num_nodes, none, width, p.col, begin, end, last, sum);
+  } else {
+    gather_tile(r.source, r.factor, width, p.col, begin, end, last, sum);
+  }
+}
 
 template <class S>
 HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end) {
@@ -118,67 +156,94 @@ HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end
   }
 }
 
-// Over the edges `begin` … `begin` + `count` − 1.
+// next ← what round 1 gathers, in tiles.
 template <class S>
-HDRM_FN void gather(const Round<S>& r, std::int64_t begin, std::int64_t count,
-                    Arithmetic<S>* sum) {
-  const std::int32_t* col = r.p->col + begin;
-  if (!r.end.first) {
-    gather_row(r.table, static_cast<const Arithmetic<S>*>(nullptr), col, count, r.p->width, sum);
-  } else {
-    gather_row(r.source, r.factor, col, count, r.p->width, sum);
+HDRM_FN void run_pack(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+  using T = Arithmetic<S>;
+  const Serial team;
+  for (std::int64_t i = begin; i < end; ++i) {
+    const T factor = r.factor ? r.factor[i] : T(1);
+    r.tiles([&](int first, int width) __attribute__((always_inline)) {
+      const S* from = r.source + i * r.p->width + first;
+      T* to = r.next + first * r.p->num_nodes + i * width;
+      team.each(width, [&](int k) { to[k] = factor * from[k]; });
+      if (first == 0) to[0] = 0;
+    });
   }
 }
 
 template <class S>
 HDRM_FN void run_segments(const Round<S>& r, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t s = begin; s < end; ++s) {
-    const std::int64_t edge = r.plan->begin[s];
-    gather(r, edge, r.plan->end[s] - edge, r.partial + s * r.p->width);
-  }
+  r.tiles([&](int first, int width) __attribute__((always_inline)) {
+    for (std::int64_t s = begin; s < end; ++s) {
+      gather(r, first, width, r.plan->begin[s], r.plan->end[s],
+             r.partial + s * r.p->width + first);
+    }
+  });
 }
 
 template <class S>
 HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   using T = Arithmetic<S>;
-  const Serial team;
   const Propagation<S>& p = *r.p;
   const Plan& plan = *r.plan;
-  const int n = p.width;
-  std::vector<T> sum(n);
-  auto heavy =
-      std::lower_bound(plan.heavy.begin(), plan.heavy.end(), begin) - plan.heavy.begin();
-  for (std::int64_t i = begin; i < end; ++i) {
-    const std::int64_t row = i * n, degree = p.rowptr[i + 1] - p.rowptr[i];
-    if (degree <= kSegment) {
-      gather(r, p.rowptr[i], degree, sum.data());
-    } else {
-      std::fill(sum.begin(), sum.end(), T(0));
-      for (std::int64_t s = plan.first[heavy]; s < plan.first[heavy + 1]; ++s) {
-        team.each(n, [&](int k) { sum[k] += r.partial[s * n + k]; });
+  std::vector<T> sum(r.tile);
+  RoundEnd<T> how = r.end;
+  how.of_points = how.through_map = false;  // what these need of a row is known, or comes later
+  how.first = !r.table;
+  r.tiles([&](int first, int width) __attribute__((always_inline)) {
+    const TileTeam team{{}, first == 0};
+    auto heavy =
+        std::lower_bound(plan.heavy.begin(), plan.heavy.end(), begin) - plan.heavy.begin();
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t degree = p.rowptr[i + 1] - p.rowptr[i];
+      if (degree <= kSegment) {
+        gather(r, first, width, p.rowptr[i], p.rowptr[i + 1], sum.data());
+      } else {
+        std::fill(sum.begin(), sum.end(), T(0));
+        for (std::int64_t s = plan.first[heavy]; s < plan.first[heavy + 1]; ++s) {
+          const T* partial = r.partial + s * p.width + first;
+          team.each(width, [&](int k) { sum[k] += partial[k]; });
+        }
+        ++heavy;
       }
-      ++heavy;
+      const std::int64_t row = i * p.width + first, place = first * p.num_nodes + i * width;
+      if (r.end.of_points && r.end.last) {
+        how.weight = r.end.weight * logmap0_scale(Serial(), p.space, r.source + i * p.width, p.width);
+      }
+      settle_row(team, how, degree, sum.data(), r.table + place, r.factor ? r.factor[i] : T(1),
+                 r.source + row, static_cast<const S*>(nullptr), r.next + place, r.out + row,
+                 width);
     }
-    settle_row(team, r.end, degree, sum.data(), r.table + row, r.factor ? r.factor[i] : T(1),
-               r.source + row, r.x ? r.x + row : nullptr, r.next + row, r.out + row, n);
+  });
+}
+
+template <class S>
+HDRM_FN void run_map(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+  const Serial team;
+  const int n = r.p->width;
+  for (std::int64_t row = begin * n; row < end * n; row += n) {
+    S* out = r.out + row;
+    through_logmap0<Arithmetic<S>>(team, r.end.space, r.x + row, [&](int k) { return out[k]; }, out,
+                                   n);
+    out[0] = 0;
   }
 }
 
 // Functions of their own for each type, since clones are not made of templates.
-#define HDRM_RANGES(S)                                                                         \
-  HDRM_CLONES void factors(const Round<S>& r, std::int64_t begin, std::int64_t end) {          \
-    run_factors(r, begin, end);                                                                \
-  }                                                                                            \
-  HDRM_CLONES void segments(const Round<S>& r, std::int64_t begin, std::int64_t end) {         \
-    run_segments(r, begin, end);                                                               \
-  }                                                                                            \
-  HDRM_CLONES void nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) {            \
-    run_nodes(r, begin, end);                                                                  \
+#define HDRM_LOOP(name, S)                                                             \
+  HDRM_CLONES void name(const Round<S>& r, std::int64_t begin, std::int64_t end) {     \
+    run_##name(r, begin, end);                                                         \
   }
-HDRM_RANGES(float)
-HDRM_RANGES(double)
-HDRM_RANGES(Bfloat16)
-HDRM_RANGES(Half)
+#define HDRM_LOOPS(name)  \
+  HDRM_LOOP(name, float)  \
+  HDRM_LOOP(name, double) \
+  HDRM_LOOP(name, Bfloat16) HDRM_LOOP(name, Half)
+HDRM_LOOPS(factors)
+HDRM_LOOPS(pack)
+HDRM_LOOPS(segments)
+HDRM_LOOPS(nodes)
+HDRM_LOOPS(map)
 
 // The rounds of either direction: out ← (Σ Â^l·s over l = 1 … L, and s itself for the mean)·scale
 // by Horner's rule, with s = source·factor/T. Work tables hold T·t, ready to be gathered.
@@ -190,26 +255,39 @@ void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool tra
   const auto num_segments = static_cast<std::int64_t>(plan.begin.size());
   std::vector<T> partial(num_segments * p.width);
   const T scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
+  const bool of_points = p.lorentz && !transposed;
+  const bool few = p.num_nodes * kTile * static_cast<std::int64_t>(sizeof(T)) <= kCachedBytes;
   Round<S> r{.p = &p,
              .plan = &plan,
+             .tile = few ? std::min(kTile, p.width) : p.width,
              .source = source,
              .factor = nullptr,
              .table = nullptr,
              .partial = partial.data(),
-             .end = {p.space, p.symmetric, transposed, p.lorentz && !transposed, x != nullptr,
-                     false, false, p.mean ? T(1) : T(0), scale},
+             .end = {p.space, p.symmetric, transposed, of_points, x != nullptr, false, false,
+                     p.mean ? T(1) : T(0), scale},
              .next = nullptr,
              .x = x,
              .out = out};
-  if (p.symmetric || transposed || p.lorentz) {
-    parallel.loop(p.num_nodes, 4096,
-                  [&](std::int64_t begin, std::int64_t end) { factors(r, begin, end); });
+  const std::int64_t grain = cpu::grain_rows(p.width);
+  const auto rows = [&](auto loop) { parallel.loop(p.num_nodes, grain, loop); };
+  if (p.symmetric || transposed || of_points) {
+    rows([&](std::int64_t begin, std::int64_t end) { factors(r, begin, end); });
     r.factor = p.factor;
   }
+  std::unique_ptr<T[]> own;
+  if (r.tile < p.width) {
+    r.next = p.work[1];
+    // There is no scratch at work[1] if round 1 is the last, or fills the only scratch there is.
+    if (p.num_layers == 1 || (p.num_layers == 2 && sizeof(S) != sizeof(T))) {
+      own.reset(new T[p.num_nodes * p.width]);
+      r.next = own.get();
+    }
+    rows([&](std::int64_t begin, std::int64_t end) { pack(r, begin, end); });
+  }
   for (std::int64_t layer = 1; layer <= p.num_layers; ++layer) {
-    r.end.first = layer == 1;
     r.end.last = layer == p.num_layers;
-    r.table = p.work[layer % 2];
+    r.table = r.next;
     r.next = p.work[(layer + 1) % 2];
     parallel.loop(num_segments, 1,
                   [&](std::int64_t begin, std::int64_t end) { segments(r, begin, end); });
@@ -218,6 +296,7 @@ void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool tra
                     nodes(r, plan.cuts[begin], plan.cuts[end]);
                   });
   }
+  if (x) rows([&](std::int64_t begin, std::int64_t end) { map(r, begin, end); });
 }
 
 }  // namespace

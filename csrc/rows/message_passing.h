@@ -37,6 +37,17 @@ HDRM_FN void middle_row(const Team& team, const NodeScale<T>& node, const T* sum
   if (team.leads()) next[0] = 0;
 }
 
+// out ← the gradient t through logmap0 at x; t(i) gives its numbers.
+template <class T, class S, class Team, class F>
+HDRM_FN void through_logmap0(const Team& team, const Space<T>& space, const S* x, F t, S* out,
+                             int n) {
+  const T xx = team.template sum<T>(n, [&](int i) { return T(x[i]) * T(x[i]); });
+  const T xt = team.template sum<T>(n, [&](int i) { return T(x[i]) * t(i); });
+  const T on_t = asinhc(space.c * xx);
+  const T on_x = asinhc_along(space.c * xx, on_t) * ratio(xt, xx);
+  team.each(n, [&](int i) { out[i] = on_t * t(i) + on_x * T(x[i]); });
+}
+
 // The last round: out ← (S·sum + weight·source)·scale, from there through the gradient of logmap0
 // at x, if x is not null.
 template <class T, class S, class Team>
@@ -44,11 +55,7 @@ HDRM_FN void last_row(const Team& team, const Space<T>& space, const NodeScale<T
                       const T* sum, const S* source, T weight, T scale, const S* x, S* out, int n) {
   const auto t = [&](int i) { return (node.after * sum[i] + weight * source[i]) * scale; };
   if (x) {
-    const T xx = team.template sum<T>(n, [&](int i) { return T(x[i]) * T(x[i]); });
-    const T xt = team.template sum<T>(n, [&](int i) { return T(x[i]) * t(i); });
-    const T on_t = asinhc(space.c * xx);
-    const T on_x = asinhc_along(space.c * xx, on_t) * ratio(xt, xx);
-    team.each(n, [&](int i) { out[i] = on_t * t(i) + on_x * T(x[i]); });
+    through_logmap0<T>(team, space, x, t, out, n);
   } else {
     team.each(n, [&](int i) { out[i] = t(i); });
   }
