@@ -105,14 +105,15 @@ struct Nearest {
     if (size >= k) {
       T low = std::numeric_limits<T>::infinity(), high = -low;
       work.resize(size);
+      for (std::int64_t j = 0; j < size; ++j) work[j] = candidates[j].upper;
+      const T* upper = work.data();
+#pragma omp simd reduction(min : low) reduction(max : high)
       for (std::int64_t j = 0; j < size; ++j) {
-        work[j] = candidates[j].upper;
-        low = smallest(low, work[j]);
-        high = largest(high, work[j]);
+        low = smallest(upper[j], low);
+        high = largest(upper[j], high);
       }
       for (int step = 0; step < kBisections; ++step) {
         const T middle = low + (high - low) / 2;
-        const T* upper = work.data();
         int count = 0;
 #pragma omp simd reduction(+ : count)
         for (std::int64_t j = 0; j < size; ++j) count += upper[j] <= middle ? 1 : 0;
@@ -120,7 +121,13 @@ struct Nearest {
       }
       bound = smallest(bound, high);
     }
-    std::erase_if(candidates, [&](const Candidate& c) { return !(c.lower <= bound); });
+    // Without a branch, as half of them would be mispredicted.
+    auto kept = candidates.begin();
+    for (const Candidate& c : candidates) {
+      *kept = c;
+      kept += c.lower <= bound;
+    }
+    candidates.erase(kept, candidates.end());
   }
 };
 
@@ -152,7 +159,9 @@ HDRM_FN void rank_candidates(const TopK<T>& t, Nearest<T>& user) {
   }
   user.candidates.clear();
   const auto count = std::min<std::size_t>(t.k, user.ranked.size());
-  std::partial_sort(user.ranked.begin(), user.ranked.begin() + count, user.ranked.end());
+  const auto last = user.ranked.begin() + count;
+  if (last != user.ranked.end()) std::nth_element(user.ranked.begin(), last, user.ranked.end());
+  std::sort(user.ranked.begin(), last);
   user.ranked.resize(count);
 }
 

@@ -194,10 +194,10 @@ class Diffusion(nn.Module):
         not learn to leave alone what is clean.
         """
         level = self.alpha_bar[t][:, None]
-        change = (1 - level).sqrt().to(output.dtype) * output
+        size = (1 - level).sqrt().to(output.dtype)
         if self.predict == "x0":
-            return z_t + change
-        return (z_t - change) / level.sqrt().to(z_t.dtype)
+            return torch.addcmul(z_t, size, output)
+        return torch.addcmul(z_t, size, output, value=-1) / level.sqrt().to(z_t.dtype)
 
     def reverse_step(
         self, x0: Tensor, z_t: Tensor, step: int, spread: Tensor | None = None

@@ -131,12 +131,9 @@ class HDRM(nn.Module):
         predicted = []
         for k, (name, z0, known) in enumerate(zip(DENOISERS, (user, history), (history, user))):
             z_t = self.diffusion.add_noise(z0, t, self.statistics(name), seed=seed + k)
-            predicted.append(self._predict(name, z_t, t, known))
+            output = self.denoisers[name](z_t, t, known)
+            predicted.append(self.diffusion.predicted_x0(output, z_t, t))
         return predicted[0], predicted[1]
-
-    def _predict(self, name: str, z_t: Tensor, t: Tensor, known: Tensor) -> Tensor:
-        output = self.denoisers[name](z_t, t, known)
-        return self.diffusion.predicted_x0(output, z_t, t)
 
     @torch.no_grad()
     def generate(self) -> tuple[Tensor, Tensor]:
@@ -153,6 +150,8 @@ class HDRM(nn.Module):
 
     def _reverse(self, name: str, z0: Tensor, known: Tensor) -> Tensor:
         diffusion, config, statistics = self.diffusion, self.config, self.statistics(name)
+        denoiser = self.denoisers[name]
+        prepared = denoiser.prepare(known)
         seed = derive_seed("inference", name, config.seed) if config.sampling_noise else None
         z = diffusion.start(z0, config.sampling_steps, statistics, seed=seed)
         for step in range(config.sampling_steps - 1, -1, -1):
@@ -160,7 +159,8 @@ class HDRM(nn.Module):
             spread = None
             if seed is not None and step > 0:
                 spread = diffusion.pure_noise(z, statistics, seed=seed + step)
-            z = diffusion.reverse_step(self._predict(name, z, t, known), z, step, spread)
+            x0 = diffusion.predicted_x0(denoiser.denoise(z, t, prepared), z, t)
+            z = diffusion.reverse_step(x0, z, step, spread)
         return z
 
     def mix(self, h: Tensor, z: Tensor | None, omega: float) -> tuple[Tensor, Tensor]:

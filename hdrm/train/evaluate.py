@@ -50,6 +50,7 @@ def evaluate(
     num_items, deepest = len(item_points), max(cutoffs)
     keys = np.unique(relevant[:, 0] * num_items + relevant[:, 1])
     users, sizes = np.unique(keys // num_items, return_counts=True)
+    sought = torch.from_numpy(keys).to(user_points.device)
     hits = np.zeros((len(users), deepest), dtype=bool)
     for start in range(0, len(users), BLOCK):
         block = users[start : start + BLOCK]
@@ -61,30 +62,34 @@ def evaluate(
             exclude=exclude.rows(index),
             c=c,
         )
-        items = items.cpu().numpy()
-        found = (items >= 0) & _contains(keys, block[:, None] * num_items + items)
-        hits[start : start + len(block), : items.shape[1]] = found
+        found = (items >= 0) & _contains(sought, index[:, None] * num_items + items)
+        hits[start : start + len(block), : items.shape[1]] = found.cpu().numpy()
     return _metrics(hits, sizes, cutoffs)
 
 
-def _contains(sorted_keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    place = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
+def _contains(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
+    place = torch.searchsorted(sorted_keys, wanted).clamp_(max=len(sorted_keys) - 1)
     return sorted_keys[place] == wanted
 
 
 def _metrics(hits: np.ndarray, sizes: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:
     """Averages from hits (n, deepest) in rank order and the number of relevant items (n,)."""
-    positions = np.arange(1, hits.shape[1] + 1)
-    gain = 1 / np.log2(positions + 1)
+    num_users, deepest = hits.shape
+    row, place = np.nonzero(hits)  # few of the entries
+    gain = 1 / np.log2(np.arange(2, deepest + 2))
     ideal = np.cumsum(gain)
-    found, dcg = hits.cumsum(1), (hits * gain).cumsum(1)
-    first = np.where(hits.any(1), hits.argmax(1) + 1, np.inf)
+    first = np.full(num_users, np.inf)
+    first[row[::-1]] = place[::-1] + 1  # a user's first hit is assigned last
     result = {}
     for k in cutoffs:
+        within = place < k
+        user, at = row[within], place[within]
+        found = np.bincount(user, minlength=num_users)
+        dcg = np.bincount(user, gain[at], minlength=num_users)
         per_user = {
-            "recall": found[:, k - 1] / sizes,
-            "ndcg": dcg[:, k - 1] / ideal[np.minimum(sizes, k) - 1],
-            "precision": found[:, k - 1] / k,
+            "recall": found / sizes,
+            "ndcg": dcg / ideal[np.minimum(sizes, k) - 1],
+            "precision": found / k,
             "mrr": np.where(first <= k, 1 / first, 0.0),
         }
         result |= {f"{name}@{k}": float(per_user[name].mean()) for name in METRICS}

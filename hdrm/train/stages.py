@@ -80,7 +80,7 @@ class DiffusionStage:
         self.epochs = config.diffusion_epochs
         self.parameters = list(model.denoisers.parameters())
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(model.denoisers.parameters(), lr=config.diffusion_lr)
+            torch.optim.Adam(model.denoisers.parameters(), lr=config.diffusion_lr, fused=True)
         ]
         if config.tables == "joint":
             self.parameters.append(model.encoder.table)
@@ -123,8 +123,8 @@ class DiffusionStage:
             c=config.curvature,
         )
         # Where the tables are trained too, the target stays where it is.
-        errors = (user_hat - user.detach()).square() + (history_hat - history.detach()).square()
-        errors = errors.mean(1)
+        errors = F.mse_loss(user_hat, user.detach(), reduction="none").mean(1)
+        errors = errors + F.mse_loss(history_hat, history.detach(), reduction="none").mean(1)
         self._steps.record(t, errors.detach())
         error = (weight.to(errors) * errors).mean()
         return (1 - config.reconstruction) * rank + config.reconstruction * error
