@@ -135,7 +135,7 @@ def encoder_step(case) -> Group:
         expected = ours()().view(1)  # the loss of a first step
 
     def check(loss):
-        assert_close(loss.view(1), expected, tolerance=0.05)  # other negatives, another sample
+        assert_close(loss.view(1), expected, tolerance=0.15)  # other pairs and negatives
 
     makers = dict.fromkeys(OURS, ours) | {"authors": theirs}
     return _group("encoder step", "batch to optimiser", case, makers, check)

@@ -143,11 +143,11 @@ HDRM_FN void gather(const Round<S>& r, int first, int width, std::int64_t begin,
   }
 }
 
-template <class S>
+template <int kBytes, class S>
 HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   using T = Arithmetic<S>;
   const Propagation<S>& p = *r.p;
-  const Serial team;
+  const Host<kBytes> team;
   for (std::int64_t i = begin; i < end; ++i) {
     const NodeScale<T> node(p.rowptr[i + 1] - p.rowptr[i], p.symmetric, r.end.transposed);
     const S* row = r.source + i * p.width;
@@ -157,7 +157,7 @@ HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end
 }
 
 // next ← what round 1 gathers, in tiles.
-template <class S>
+template <int kBytes, class S>
 HDRM_FN void run_pack(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   using T = Arithmetic<S>;
   const Serial team;
@@ -172,7 +172,7 @@ HDRM_FN void run_pack(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   }
 }
 
-template <class S>
+template <int kBytes, class S>
 HDRM_FN void run_segments(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   r.tiles([&](int first, int width) __attribute__((always_inline)) {
     for (std::int64_t s = begin; s < end; ++s) {
@@ -182,7 +182,7 @@ HDRM_FN void run_segments(const Round<S>& r, std::int64_t begin, std::int64_t en
   });
 }
 
-template <class S>
+template <int kBytes, class S>
 HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   using T = Arithmetic<S>;
   const Propagation<S>& p = *r.p;
@@ -209,7 +209,7 @@ HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) 
       }
       const std::int64_t row = i * p.width + first, place = first * p.num_nodes + i * width;
       if (r.end.of_points && r.end.last) {
-        how.weight = r.end.weight * logmap0_scale(Serial(), p.space, r.source + i * p.width, p.width);
+        how.weight = r.end.weight * logmap0_scale(Host<kBytes>(), p.space, r.source + i * p.width, p.width);
       }
       settle_row(team, how, degree, sum.data(), r.table + place, r.factor ? r.factor[i] : T(1),
                  r.source + row, static_cast<const S*>(nullptr), r.next + place, r.out + row,
@@ -218,9 +218,9 @@ HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) 
   });
 }
 
-template <class S>
+template <int kBytes, class S>
 HDRM_FN void run_map(const Round<S>& r, std::int64_t begin, std::int64_t end) {
-  const Serial team;
+  const Host<kBytes> team;
   const int n = r.p->width;
   for (std::int64_t row = begin * n; row < end * n; row += n) {
     S* out = r.out + row;
@@ -230,15 +230,16 @@ HDRM_FN void run_map(const Round<S>& r, std::int64_t begin, std::int64_t end) {
   }
 }
 
-// Functions of their own for each type, since clones are not made of templates.
-#define HDRM_LOOP(name, S)                                                             \
-  HDRM_CLONES void name(const Round<S>& r, std::int64_t begin, std::int64_t end) {     \
-    run_##name(r, begin, end);                                                         \
+// Functions of their own for each type, since levels are not made of templates.
+#define HDRM_LOOP(level, bytes, name, S)                                          \
+  level void name(const Round<S>& r, std::int64_t begin, std::int64_t end) {       \
+    run_##name<bytes>(r, begin, end);                                             \
   }
-#define HDRM_LOOPS(name)  \
-  HDRM_LOOP(name, float)  \
-  HDRM_LOOP(name, double) \
-  HDRM_LOOP(name, Bfloat16) HDRM_LOOP(name, Half)
+#define HDRM_LOOPS(name)               \
+  HDRM_LEVELS(HDRM_LOOP, name, float)    \
+  HDRM_LEVELS(HDRM_LOOP, name, double)   \
+  HDRM_LEVELS(HDRM_LOOP, name, Bfloat16) \
+  HDRM_LEVELS(HDRM_LOOP, name, Half)
 HDRM_LOOPS(factors)
 HDRM_LOOPS(pack)
 HDRM_LOOPS(segments)

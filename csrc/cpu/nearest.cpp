@@ -26,64 +26,78 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "a byte's place in a word is its lane");
 
-constexpr int kRows = 6;    // users of a tile: with a vector of items each, what 16 registers hold
+constexpr int kRows = 6;    // users of a tile: with a panel of items, what 16 registers hold
 constexpr int kTiles = 8;   // tiles of users that share a walk over the items
 constexpr int kBlock = 16;  // distances that are computed at once
 constexpr int kBisections = 12;
 constexpr int kStrides = 16;  // the walk sees all regions of the items early, whatever their order
 constexpr std::int64_t kMany = 1 << 20;  // candidates that the users of a walk may have waiting
 
-// As many items as fill 64 bytes, side by side: one vector or several, by what the machine has.
-template <class T>
-struct Lanes {
-  typedef T Vector __attribute__((vector_size(64)));
-  static constexpr int kCount = 64 / sizeof(T);
-};
-template <class T>
-using Vector = typename Lanes<T>::Vector;
-
-// The items' coordinates, a panel of as many as a vector holds after another. Where the last panel
-// has none, its time is NaN, and no comparison finds it.
+// The items' coordinates, a panel of as many items as fill 64 bytes after another. Where the last
+// panel has none, its time is NaN, and no comparison finds it.
 template <class T>
 struct Panels {
+  static constexpr int kItems = 64 / sizeof(T);
+  struct alignas(64) Column {
+    T of[kItems];
+  };
   std::int64_t count;
   int width;
-  std::unique_ptr<Vector<T>[]> coordinates;  // (count, width)
-  const Vector<T>* operator[](std::int64_t p) const { return coordinates.get() + p * width; }
+  std::unique_ptr<Column[]> coordinates;  // (count, width)
+  const Column* operator[](std::int64_t p) const { return coordinates.get() + p * width; }
 };
-
 template <class T>
+using Column = typename Panels<T>::Column;
+
+template <int kBytes, class T>
 HDRM_FN T time_of(const Space<T>& space, const T* x, int width) {
-  return std::sqrt(space.K + Serial().template sum<T>(width, [&](int i) { return x[i] * x[i]; }));
+  const Host<kBytes> team;
+  return std::sqrt(space.K + team.template sum<T>(width, [&](int i) { return x[i] * x[i]; }));
 }
 
-template <class T>
+template <int kBytes, class T>
 HDRM_FN void pack_panels(const TopK<T>& t, const Panels<T>& panels, std::int64_t begin,
                          std::int64_t end) {
-  constexpr int kCount = Lanes<T>::kCount;
+  constexpr int kItems = Panels<T>::kItems;
   for (std::int64_t p = begin; p < end; ++p) {
-    Vector<T>* panel = panels.coordinates.get() + p * t.width;
-    for (int lane = 0; lane < kCount; ++lane) {
-      const std::int64_t item = p * kCount + lane;
+    Column<T>* panel = panels.coordinates.get() + p * t.width;
+    for (int lane = 0; lane < kItems; ++lane) {
+      const std::int64_t item = p * kItems + lane;
       const bool is_one = item < t.num_items;
       const T* y = t.items + (is_one ? item : 0) * t.width;
-      panel[0][lane] = is_one ? time_of(t.space, y, t.width) : std::numeric_limits<T>::quiet_NaN();
-      for (int i = 1; i < t.width; ++i) panel[i][lane] = y[i];
+      panel[0].of[lane] =
+          is_one ? time_of<kBytes>(t.space, y, t.width) : std::numeric_limits<T>::quiet_NaN();
+      for (int i = 1; i < t.width; ++i) panel[i].of[lane] = y[i];
     }
   }
 }
 
 // Scores of `rows` users, whose coordinates are kRows apart, and the items of a panel.
-template <int rows, class T>
-HDRM_FN void multiply(const T* users, const Vector<T>* panel, int width, Vector<T>* scores) {
-  Vector<T> sum[rows] = {};
+template <int kBytes, int rows, class T>
+HDRM_FN void multiply(const T* users, const Column<T>* panel, int width, Column<T>* scores) {
+  constexpr int kLanes = kBytes / sizeof(T), kParts = sizeof(Column<T>) / kBytes;
+  using Part = typename Simd<T, kLanes>::Vector;
+  Part sum[rows][kParts] = {};
 #pragma GCC unroll 4
   for (int i = 0; i < width; ++i) {
-    const Vector<T> y = panel[i];
+    Part y[kParts];
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) {  // one by one, or they go through memory
+      std::memcpy(&y[part], panel[i].of + part * kLanes, sizeof(Part));
+    }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) sum[r] += users[i * kRows + r] * y;
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+      for (int part = 0; part < kParts; ++part) sum[r][part] += users[i * kRows + r] * y[part];
+    }
   }
-  for (int r = 0; r < rows; ++r) scores[r] = sum[r];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int part = 0; part < kParts; ++part) {
+      std::memcpy(scores[r].of + part * kLanes, &sum[r][part], sizeof(Part));
+    }
+  }
 }
 
 // What is known of a user's nearest.
@@ -132,10 +146,10 @@ struct Nearest {
 };
 
 // The candidates' distances; the k nearest stay.
-template <class T>
+template <int kBytes, class T>
 HDRM_FN void rank_candidates(const TopK<T>& t, Nearest<T>& user) {
   using Op = Distance<T, Metric::kDistance>;
-  const Serial team;
+  const Host<kBytes> team;
   const auto& candidates = user.candidates;
   for (std::size_t first = 0; first < candidates.size(); first += kBlock) {
     const auto count = static_cast<int>(std::min<std::size_t>(kBlock, candidates.size() - first));
@@ -165,12 +179,14 @@ HDRM_FN void rank_candidates(const TopK<T>& t, Nearest<T>& user) {
   user.ranked.resize(count);
 }
 
-// Functions of their own for each type, since clones are not made of templates.
-HDRM_CLONES void rank(const TopK<float>& t, Nearest<float>& user) { rank_candidates(t, user); }
-HDRM_CLONES void rank(const TopK<double>& t, Nearest<double>& user) { rank_candidates(t, user); }
+// Functions of their own for each type, since levels are not made of templates.
+#define HDRM_RANK(level, bytes, T) \
+  level void rank(const TopK<T>& t, Nearest<T>& user) { rank_candidates<bytes>(t, user); }
+HDRM_LEVELS(HDRM_RANK, float)
+HDRM_LEVELS(HDRM_RANK, double)
 
 // Users that share tiles: the same coordinates of all of them side by side.
-template <class T>
+template <int kBytes, class T>
 struct Tile {
   int count = 0;
   T slack[kRows], bound[kRows];
@@ -183,13 +199,13 @@ struct Tile {
     constexpr T kError = 2 * std::numeric_limits<T>::epsilon();
     count = static_cast<int>(std::min<std::int64_t>(kRows, last - first));
     coordinates.assign(t.width * kRows, T(0));
-    hidden.assign(t.num_items + Lanes<T>::kCount, 0);
+    hidden.assign(t.num_items + Panels<T>::kItems, 0);
     std::fill(bound + count, bound + kRows, std::numeric_limits<T>::quiet_NaN());
     for (int r = 0; r < count; ++r) {
       const std::int64_t user = first + r;
       const T* x = t.users + user * t.width;
       for (int i = 1; i < t.width; ++i) coordinates[i * kRows + r] = -x[i];
-      coordinates[r] = time_of(t.space, x, t.width);
+      coordinates[r] = time_of<kBytes>(t.space, x, t.width);
       slack[r] = kError * t.width * coordinates[r];
       bound[r] = std::numeric_limits<T>::infinity();
       nearest[r].x = x;
@@ -204,36 +220,38 @@ struct Tile {
   }
 
   // Makes candidates of the panel's items that are within the bounds.
-  HDRM_FN void look(const TopK<T>& t, const Vector<T>* panel, std::int64_t first_item,
+  HDRM_FN void look(const TopK<T>& t, const Column<T>* panel, std::int64_t first_item,
                     std::size_t limit, std::vector<T>& work) {
-    Vector<T> scores[kRows];
+    constexpr int kItems = Panels<T>::kItems;
+    Column<T> scores[kRows];
     if (count == kRows) {
-      multiply<kRows>(coordinates.data(), panel, t.width, scores);
+      multiply<kBytes, kRows>(coordinates.data(), panel, t.width, scores);
     } else {
       for (int r = 0; r < kRows; ++r) {
-        scores[r] = Vector<T>{};
-        if (r < count) multiply<1>(coordinates.data() + r, panel, t.width, scores + r);
+        scores[r] = {};
+        if (r < count) multiply<kBytes, 1>(coordinates.data() + r, panel, t.width, scores + r);
       }
     }
     // A byte for every item and in it a bit for every user, as in `hidden`.
-    constexpr int kCount = Lanes<T>::kCount;
-    typedef std::uint8_t Bytes __attribute__((vector_size(kCount)));
-    const Vector<T> time = panel[0];
-    decltype(time <= time) within = {};
+    const T* time = panel[0].of;
+    std::uint8_t found[kItems] = {};
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      within |= (scores[r] - slack[r] * time <= bound[r] + Vector<T>{}) & (1 << r);
+      const T* score = scores[r].of;
+#pragma omp simd
+      for (int lane = 0; lane < kItems; ++lane) {
+        found[lane] |= score[lane] - slack[r] * time[lane] <= bound[r] ? 1 << r : 0;
+      }
     }
-    const Bytes found = __builtin_convertvector(within, Bytes);
-    for (int half = 0; half < kCount; half += 8) {
+    for (int half = 0; half < kItems; half += 8) {
       std::uint64_t bits, taken;
-      std::memcpy(&bits, reinterpret_cast<const std::uint8_t*>(&found) + half, 8);
+      std::memcpy(&bits, found + half, 8);
       if (bits == 0) continue;
       std::memcpy(&taken, hidden.data() + first_item + half, 8);
       for (bits &= ~taken; bits != 0; bits &= bits - 1) {
         const int place = std::countr_zero(bits), lane = half + place / 8, r = place % 8;
         Nearest<T>& user = nearest[r];
-        const T s = scores[r][lane], error = slack[r] * time[lane];
+        const T s = scores[r].of[lane], error = slack[r] * time[lane];
         user.candidates.push_back({s - error, s + error, first_item + lane});
         if (user.candidates.size() < user.patience) continue;
         user.narrow(t.k, bound[r], work);
@@ -244,14 +262,14 @@ struct Tile {
   }
 };
 
-template <class T>
+template <int kBytes, class T>
 HDRM_FN void find_nearest(const TopK<T>& t, const Panels<T>& panels, std::int64_t begin,
                           std::int64_t end, T* distance, std::int64_t* index) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   const std::int64_t patience = 2 * t.k + 32;
   const std::int64_t num_tiles = std::clamp<std::int64_t>(kMany / kRows / patience, 1, kTiles);
   const std::size_t limit = std::max<std::int64_t>(patience, kMany / kRows / num_tiles);
-  std::vector<Tile<T>> tiles(num_tiles);
+  std::vector<Tile<kBytes, T>> tiles(num_tiles);
   std::vector<T> work;
   for (std::int64_t first = begin; first < end; first += num_tiles * kRows) {
     const auto count = std::min(num_tiles, (end - first + kRows - 1) / kRows);
@@ -259,12 +277,12 @@ HDRM_FN void find_nearest(const TopK<T>& t, const Panels<T>& panels, std::int64_
     for (std::int64_t start = 0; start < std::min<std::int64_t>(kStrides, panels.count); ++start) {
       for (std::int64_t p = start; p < panels.count; p += kStrides) {
         for (int i = 0; i < count; ++i) {
-          tiles[i].look(t, panels[p], p * Lanes<T>::kCount, limit, work);
+          tiles[i].look(t, panels[p], p * Panels<T>::kItems, limit, work);
         }
       }
     }
     for (std::int64_t u = first; u < std::min(end, first + num_tiles * kRows); ++u) {
-      Tile<T>& tile = tiles[(u - first) / kRows];
+      Tile<kBytes, T>& tile = tiles[(u - first) / kRows];
       const int r = static_cast<int>((u - first) % kRows);
       tile.nearest[r].narrow(t.k, tile.bound[r], work);
       rank(t, tile.nearest[r]);
@@ -278,29 +296,29 @@ HDRM_FN void find_nearest(const TopK<T>& t, const Panels<T>& panels, std::int64_
   }
 }
 
-#define HDRM_NEAREST(T)                                                                \
-  HDRM_CLONES void pack(const TopK<T>& t, const Panels<T>& panels, std::int64_t begin, \
-                        std::int64_t end) {                                            \
-    pack_panels(t, panels, begin, end);                                                \
-  }                                                                                    \
-  HDRM_CLONES void find(const TopK<T>& t, const Panels<T>& panels, std::int64_t begin, \
-                        std::int64_t end, T* distance, std::int64_t* index) {          \
-    find_nearest(t, panels, begin, end, distance, index);                              \
+#define HDRM_NEAREST(level, bytes, T)                                                             \
+  level void pack(const TopK<T>& t, const Panels<T>& panels, std::int64_t begin,                  \
+                  std::int64_t end) {                                                             \
+    pack_panels<bytes>(t, panels, begin, end);                                                    \
+  }                                                                                               \
+  level void find(const TopK<T>& t, const Panels<T>& panels, std::int64_t begin, std::int64_t end, \
+                  T* distance, std::int64_t* index) {                                             \
+    find_nearest<bytes>(t, panels, begin, end, distance, index);                                  \
   }
-HDRM_NEAREST(float)
-HDRM_NEAREST(double)
+HDRM_LEVELS(HDRM_NEAREST, float)
+HDRM_LEVELS(HDRM_NEAREST, double)
 
 }  // namespace
 
 template <class T>
 void topk(const cpu::Parallel& parallel, const TopK<T>& t, T* distance, std::int64_t* index) {
-  constexpr int kCount = Lanes<T>::kCount;
-  const std::int64_t count = (t.num_items + kCount - 1) / kCount;
+  constexpr int kItems = Panels<T>::kItems;
+  const std::int64_t count = (t.num_items + kItems - 1) / kItems;
   const Panels<T> panels{count, t.width,
-                         std::unique_ptr<Vector<T>[]>(new Vector<T>[count * t.width])};
+                         std::unique_ptr<Column<T>[]>(new Column<T>[count * t.width])};
   cpu::advise_huge_pages(panels.coordinates.get(),
-                         count * t.width * static_cast<std::int64_t>(sizeof(Vector<T>)));
-  parallel.loop(count, cpu::grain_rows(t.width * kCount),
+                         count * t.width * static_cast<std::int64_t>(sizeof(Column<T>)));
+  parallel.loop(count, cpu::grain_rows(t.width * kItems),
                 [&](std::int64_t begin, std::int64_t end) { pack(t, panels, begin, end); });
   parallel.loop(t.num_users, 1, [&](std::int64_t begin, std::int64_t end) {
     find(t, panels, begin, end, distance, index);

@@ -1,15 +1,12 @@
 #include "cpu/normals.h"
 
 #include "cpu/clones.h"
+#include "cpu/team.h"
 
 namespace hdrm::cpu {
 namespace {
 
 #if HDRM_HAS_CLONES
-
-typedef std::uint64_t Lanes64 __attribute__((vector_size(64)));
-typedef std::uint64_t Lanes32 __attribute__((vector_size(32)));
-typedef std::uint64_t Lanes16 __attribute__((vector_size(16)));
 
 // out ← the products of the lower halves of 64-bit lanes. Every level of x86-64 has an instruction
 // for it that GCC does not find; what it finds for rows/philox.h takes twice the time.
@@ -68,14 +65,11 @@ HDRM_FN void make_blocks(Words key, Words first, std::int64_t count, float* e) {
   }
 }
 
-// Not HDRM_CLONES, since each level has lanes of its own.
-#define HDRM_LEVEL(level, Lanes)                                                                   \
-  __attribute__((target(level))) void make(Words key, Words first, std::int64_t count, float* e) { \
-    make_blocks<Lanes>(key, first, count, e);                                                      \
+#define HDRM_MAKE(level, bytes)                                              \
+  level void make(Words key, Words first, std::int64_t count, float* e) {     \
+    make_blocks<Simd<std::uint64_t, bytes / 8>::Vector>(key, first, count, e); \
   }
-HDRM_LEVEL("arch=x86-64-v4", Lanes64)
-HDRM_LEVEL("arch=x86-64-v3", Lanes32)
-HDRM_LEVEL("default", Lanes16)
+HDRM_LEVELS(HDRM_MAKE)
 
 #else
 

@@ -112,13 +112,13 @@ class States {
 
 // Runs rows begin … end−1. The scalars of a block of rows are computed side by side, so that the
 // transcendental functions are evaluated for several rows at once.
-template <template <class> class OpOf, class Native>
+template <int kBytes, template <class> class OpOf, class Native>
 HDRM_FN void run_rows(const RowArguments& args, const Space<Native>& native, std::int64_t begin,
                       std::int64_t end) {
   using T = OpArithmetic<OpOf, Native>;
   using Op = OpOf<T>;
   const Space<T> space = native.template as<T>();
-  const Serial team;
+  const Host<kBytes> team;
   States<T, typename Op::State> states;
   std::vector<BlockRows<Native>> tables;
   for (int k = 0; k < Op::kIn; ++k) tables.emplace_back(args.in[k], args.width);
@@ -159,20 +159,22 @@ HDRM_FN void run_rows(const RowArguments& args, const Space<Native>& native, std
   }
 }
 
-// Defines `const RowKernel name` from an op of T. A function of its own for each type, since clones
+// Defines `const RowKernel name` from an op of T. A function of its own for each type, since levels
 // are not made of templates.
 #define HDRM_ROW_KERNEL(name, ...)                                                         \
   template <class T>                                                                       \
   using name##_op = __VA_ARGS__;                                                           \
-  HDRM_CLONES static void name##_f32(const RowArguments& a, const Space<float>& s,         \
-                                     std::int64_t begin, std::int64_t end) {               \
-    run_rows<name##_op, float>(a, s, begin, end);                                          \
-  }                                                                                        \
-  HDRM_CLONES static void name##_f64(const RowArguments& a, const Space<double>& s,        \
-                                     std::int64_t begin, std::int64_t end) {               \
-    run_rows<name##_op, double>(a, s, begin, end);                                         \
-  }                                                                                        \
+  HDRM_LEVELS(HDRM_ROW_LOOPS, name)                                                        \
   extern const RowKernel name = {name##_f32, name##_f64, name##_op<float>::kIn,            \
                                  name##_op<float>::kOut};
+#define HDRM_ROW_LOOPS(level, bytes, name)                                                 \
+  level static void name##_f32(const RowArguments& a, const Space<float>& s,               \
+                               std::int64_t begin, std::int64_t end) {                     \
+    run_rows<bytes, name##_op, float>(a, s, begin, end);                                   \
+  }                                                                                        \
+  level static void name##_f64(const RowArguments& a, const Space<double>& s,              \
+                               std::int64_t begin, std::int64_t end) {                     \
+    run_rows<bytes, name##_op, double>(a, s, begin, end);                                  \
+  }
 
 }  // namespace hdrm::cpu

@@ -1,4 +1,4 @@
-// The host's team for the row arithmetic in csrc/rows: one thread and its SIMD lanes.
+// The host's team for the row arithmetic in csrc/rows: one thread and its vectors, of kBytes bytes.
 #pragma once
 
 #include <cstring>
@@ -27,7 +27,8 @@ HDRM_FN T tree_sum(typename Simd<T, kLanes>::Vector v) {
   }
 }
 
-struct Serial {
+template <int kBytes>
+struct Host {
   // Σ f(i) over the spatial coordinates. f is evaluated at 0 too, and its value there dropped, so
   // that loads stay aligned.
   template <class T, class F>
@@ -39,7 +40,7 @@ struct Serial {
   template <class T, int N, class F>
   HDRM_FN Terms<T, N> sums(int n, F f) const {
     // Rows of float are read sixteen at a time where the arithmetic is double too.
-    constexpr int kLanes = 16, kPart = 64 / sizeof(T), kParts = kLanes / kPart;
+    constexpr int kLanes = 16, kPart = kBytes / sizeof(T), kParts = kLanes / kPart;
     using Part = typename Simd<T, kPart>::Vector;
     Part total[N][kParts] = {};
     int i = 0;
@@ -88,5 +89,7 @@ struct Serial {
 
   HDRM_FN bool leads() const { return true; }
 };
+
+using Serial = Host<16>;  // where nothing is summed that takes time
 
 }  // namespace hdrm
