@@ -17,6 +17,11 @@ def test_distance(measured, case, peer):
     measured(rowwise.build, case, peer)
 
 
+@rows(rowwise.touched(DISTANCES), OURS)
+def test_touched(measured, case, peer):
+    measured(rowwise.build, case, peer)
+
+
 @rows(rowwise.all_sizes(DISTANCES), [*OURS, "geoopt", "authors"])
 def test_sizes(measured, case, peer):
     measured(rowwise.build, case, peer)

@@ -25,6 +25,11 @@ def test_map_of_geoopt(measured, case, peer):
     measured(rowwise.build, case, peer)
 
 
+@rows(rowwise.touched(MAPS), OURS)
+def test_touched(measured, case, peer):
+    measured(rowwise.build, case, peer)
+
+
 @rows(
     [c for c in rowwise.all_sizes(MAPS) if c[0] in rowwise.AS_AUTHORS],
     [*OURS, "geoopt", "authors"],

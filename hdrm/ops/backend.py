@@ -23,6 +23,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -134,14 +135,35 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def call(name: str, *args):
-    """Run op ``name`` on the chosen backend; ``args`` follow the op's schema."""
+    """Run op ``name`` on the chosen backend; ``args`` follow the op's schema.
+
+    In eager mode this goes past the Python that torch.library puts before an op for autograd, which
+    takes longer than a small table does: the same formula as an autograd.Function if something
+    requires a gradient, and none of it if nothing does.
+    """
     for arg in args if _devices else ():
         if isinstance(arg, Tensor) and arg.device.type not in _devices:
             raise RuntimeError(
                 f"hdrm.ops.{name}: the backend {_forced!r} was chosen, but a tensor is on "
                 f"{arg.device}; move it to {_devices[0]!r} or leave the choice automatic"
             )
-    return getattr(getattr(torch.ops, _NAMESPACES.get(_forced, "hdrm")), name)(*args)
+    namespace = _NAMESPACES.get(_forced, "hdrm")
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return getattr(getattr(torch.ops, namespace), name)(*args)
+    eager = _EAGER[namespace, name]
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
+        return eager.with_gradient(*args)
+    return eager.without(*args)
+
+
+class _Eager(NamedTuple):
+    """The two ways to call an op in eager mode."""
+
+    with_gradient: Callable
+    without: Callable
+
+
+_EAGER: dict[tuple[str, str], _Eager] = {}  # by namespace and op
 
 
 def _fallback(name: str, reference: Callable) -> Callable:
@@ -257,7 +279,7 @@ def define(
         f"{name}_backward", module, backward_schema, backward_reference, backward_fake, widen
     )
     for namespace in _LIBRARIES:
-        _register_gradient(namespace, name, differentiable)
+        _EAGER[namespace, name] = _register_gradient(namespace, name, differentiable)
 
 
 def _declare(
@@ -287,12 +309,19 @@ def _declare(
         if kernel:
             library.impl(name, kernel, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+        packet = getattr(getattr(torch.ops, namespace), name)
+        _EAGER[namespace, name] = _Eager(packet.default, packet.default)
     if _TRITON and not _has_kernel(f"hdrm::{name}", "CUDA"):
         _LIBRARIES["hdrm"].impl(name, triton, "CUDA")
 
 
-def _register_gradient(namespace: str, name: str, differentiable: Sequence[int]) -> None:
+def _register_gradient(namespace: str, name: str, differentiable: Sequence[int]) -> _Eager:
     operations = getattr(torch.ops, namespace)
+    forward, backward_op = (getattr(operations, op).default for op in (name, f"{name}_backward"))
+
+    def below_autograd(*args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return forward(*args)
 
     def setup_context(ctx, inputs, output):
         ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
@@ -302,7 +331,7 @@ def _register_gradient(namespace: str, name: str, differentiable: Sequence[int])
     def backward(ctx, *grads):
         tensors, constants = iter(ctx.saved_tensors), iter(ctx.constants)
         inputs = [next(tensors if is_tensor else constants) for is_tensor in ctx.is_tensor]
-        found = getattr(operations, f"{name}_backward")(*grads, *inputs)
+        found = backward_op(*grads, *inputs)
         gradients: list[Tensor | None] = [None] * len(inputs)
         for i, gradient in zip(differentiable, found if isinstance(found, tuple) else (found,)):
             gradients[i] = gradient
@@ -314,6 +343,15 @@ def _register_gradient(namespace: str, name: str, differentiable: Sequence[int])
         setup_context=setup_context,
         lib=_LIBRARIES[namespace],
     )
+
+    def forward_in_eager(ctx, *args):  # a setup_context of its own would take twice the time
+        output = below_autograd(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward_in_eager), "backward": staticmethod(backward)}
+    function = type(name, (torch.autograd.Function,), methods)
+    return _Eager(function.apply, below_autograd)
 
 
 if not _COMPILED:
