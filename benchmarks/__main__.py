@@ -1,7 +1,7 @@
 """``python benchmarks`` or ``hdrm bench``: run the suite and write docs/benchmarks, or guard against
 regressions.
 
-The suite takes about an hour on two cores, half of it torch.compile; nothing else should run
+The suite takes most of an hour on two cores, half of it torch.compile; nothing else should run
 meanwhile. The guard takes less than three minutes.
 """
 
@@ -28,8 +28,9 @@ def main() -> int:
                       "code 1 if one is below half of the recorded ratio")  # fmt: skip
     what.add_argument("--write-baseline", action="store_true", help="record the guard's ratios; on "
                       "a quiet machine")  # fmt: skip
-    what.add_argument("--report", type=Path, metavar="JSON", help="only write the tables and plots, "
-                      "from a file that an earlier run left")  # fmt: skip
+    what.add_argument("--report", type=Path, metavar="JSON", nargs="+", help="only write the tables "
+                      "and plots, from what earlier runs left; of a row in several files the last "
+                      "counts")  # fmt: skip
     parser.add_argument("--largest", action="store_true", help="also the graphs of 10⁸ edges: 20 GB "
                         "of memory, six minutes more")  # fmt: skip
     parser.add_argument("-k", metavar="EXPRESSION", help="rows to run, as pytest's -k")
@@ -43,7 +44,7 @@ def main() -> int:
     if not guard:
         _need("matplotlib")
     if arguments.report:
-        code, results = 0, _read(arguments.report)
+        code, results = 0, merged([_read(path) for path in arguments.report])
     else:
         _need("pytest_benchmark")
         marker = "guard" if guard else "slow or not slow" if arguments.largest else None
@@ -79,6 +80,13 @@ def _read(path: Path) -> dict:
     if "benchmarks" not in results:
         sys.exit(f"error: {path} is not a file of pytest-benchmark")
     return results
+
+
+def merged(files: list[dict]) -> dict:
+    """One file's worth of results; machine and versions are the first's."""
+    rows = {row["fullname"]: row for results in files for row in results["benchmarks"]}
+    left_out = [entry for results in files for entry in results.get("left_out", [])]
+    return files[0] | {"benchmarks": list(rows.values()), "left_out": left_out}
 
 
 def run(select: str | None, marker: str | None, threads: int | None) -> tuple[int, dict]:

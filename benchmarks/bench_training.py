@@ -15,6 +15,7 @@ import torch
 from harness import DEVICE, OURS, SMALL, WIDTHS, Group, assert_close, normal, rows
 from peers import authors, topk
 from peers.sparse import Edges
+from targets import PRODUCTS
 
 from hdrm import CSR, HDRM, BipartiteGraph, use_backend
 from hdrm.config import Config
@@ -25,7 +26,6 @@ from hdrm.train.stages import DiffusionStage, EncoderStage
 
 NAME = "ML-1M"
 BATCH = 500 if SMALL else 10_000
-PRODUCTS = "matrix products alone"
 CASES = [(NAME, width) for width in WIDTHS]
 
 

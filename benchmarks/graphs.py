@@ -16,6 +16,7 @@ REAL = {"ML-1M": "ml-1m_clean", "Gowalla": "gowalla"}
 GENERATED = {"10⁵ edges": 10**5, "10⁶ edges": 10**6, "10⁷ edges": 10**7}
 LARGEST = {"10⁸ edges": 10**8}
 if SMALL:
+    del REAL["Gowalla"]
     GENERATED = {name: edges // 100 for name, edges in GENERATED.items()}
     LARGEST = {name: edges // 1_000 for name, edges in LARGEST.items()}
 

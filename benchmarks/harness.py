@@ -37,7 +37,7 @@ if DEVICE.type != "cpu":
     torch.set_default_device(DEVICE)
 SMALL = os.environ.get("HDRM_BENCH_SMALL") == "1"
 WIDTHS = (64, 512)
-BUDGET = 0.2 if SMALL else 2.0  # seconds for the rounds of a group
+BUDGET = 0.2 if SMALL else 1.0  # seconds for the rounds of a group
 ROUNDS = (2, 3) if SMALL else (5, 50)  # at least, at most
 LONG, OF_LONG = 10.0, 3  # seconds of a round that are enough to need only so many of them
 SHORTEST_ROUND = 1e-3  # seconds; quicker calls are repeated within a round

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import plots
+import targets
 
 
 @dataclass
@@ -45,8 +47,14 @@ def groups_of(rows: list[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def fastest_of_ours(rows: list[Row]) -> float | None:
-    return min((row.median for row in rows if row.ours and row.median), default=None)
+def best_of_ours(rows: Iterable[Row]) -> Row | None:
+    ours = (row for row in rows if row.ours and row.median)
+    return min(ours, key=lambda row: row.median, default=None)
+
+
+def fastest_of_ours(rows: Iterable[Row]) -> float | None:
+    best = best_of_ours(rows)
+    return best and best.median
 
 
 def write(results: dict, folder: Path) -> None:
@@ -90,6 +98,8 @@ def markdown(results: dict, rows: list[Row], pictures: dict[str, str]) -> str:
     parts += [f"![{text}]({name})\n" for name, text in pictures.items()]
     groups = groups_of(rows)
     slower = _slower(groups)
+    parts.append("## Targets\n")
+    parts.append(targets.table(groups, best_of_ours))
     parts.append("## Where a peer is faster\n")
     parts.append("\n".join(slower) + "\n" if slower else "Nowhere.\n")
     absent = sorted({row.reason for row in rows if row.reason.startswith("not installed")})
@@ -110,7 +120,7 @@ def _slower(groups: dict[str, list[Row]]) -> list[str]:
     for name, group in groups.items():
         ours = fastest_of_ours(group)
         for row in group:
-            bound = row.peer == "matrix products alone"  # a lower bound, not a rival
+            bound = row.peer == targets.PRODUCTS  # a lower bound, not a rival
             if ours and not row.ours and row.median and row.median < ours and not bound:
                 lines.append(f"- {name}: {row.peer} takes {row.median / ours:.2f} of ours")
     return lines

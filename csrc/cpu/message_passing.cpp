@@ -211,9 +211,9 @@ HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) 
       if (r.end.of_points && r.end.last) {
         how.weight = r.end.weight * logmap0_scale(Host<kBytes>(), p.space, r.source + i * p.width, p.width);
       }
-      settle_row(team, how, degree, sum.data(), r.table + place, r.factor ? r.factor[i] : T(1),
-                 r.source + row, static_cast<const S*>(nullptr), r.next + place, r.out + row,
-                 width);
+      settle_row(team, how, degree, sum.data(), r.table ? r.table + place : nullptr,
+                 r.factor ? r.factor[i] : T(1), r.source + row, static_cast<const S*>(nullptr),
+                 r.next + place, r.out + row, width);
     }
   });
 }

@@ -160,13 +160,19 @@ HDRM_FN void run_rows(const RowArguments& args, const Space<Native>& native, std
 }
 
 // Defines `const RowKernel name` from an op of T. A function of its own for each type, since levels
-// are not made of templates.
-#define HDRM_ROW_KERNEL(name, ...)                                                         \
-  template <class T>                                                                       \
-  using name##_op = __VA_ARGS__;                                                           \
-  HDRM_LEVELS(HDRM_ROW_LOOPS, name)                                                        \
-  extern const RowKernel name = {name##_f32, name##_f64, name##_op<float>::kIn,            \
-                                 name##_op<float>::kOut};
+// are not made of templates; called, for the address of one of several levels is not always made.
+#define HDRM_ROW_KERNEL(name, ...)                                                              \
+  template <class T>                                                                            \
+  using name##_op = __VA_ARGS__;                                                                \
+  HDRM_LEVELS(HDRM_ROW_LOOPS, name)                                                             \
+  extern const RowKernel name = {                                                               \
+      [](const RowArguments& a, const Space<float>& s, std::int64_t begin, std::int64_t end) {  \
+        name##_f32(a, s, begin, end);                                                           \
+      },                                                                                        \
+      [](const RowArguments& a, const Space<double>& s, std::int64_t begin, std::int64_t end) { \
+        name##_f64(a, s, begin, end);                                                           \
+      },                                                                                        \
+      name##_op<float>::kIn, name##_op<float>::kOut};
 #define HDRM_ROW_LOOPS(level, bytes, name)                                                 \
   level static void name##_f32(const RowArguments& a, const Space<float>& s,               \
                                std::int64_t begin, std::int64_t end) {                     \

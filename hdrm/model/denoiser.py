@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TIME_WIDTH = 10
+BLOCK = 2048  # rows that inference takes at a time: their activations stay in the caches
 
 
 class InPlaceTanh(nn.Module):
@@ -94,6 +95,15 @@ class Denoiser(nn.Module):
 
     def denoise(self, z_t: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
         """forward, of a condition that was prepared."""
+        if torch.is_grad_enabled() or len(z_t) <= BLOCK:
+            return self._rows(z_t, t, prepared)
+        out = torch.empty_like(z_t)
+        for start in range(0, len(z_t), BLOCK):
+            part = slice(start, start + BLOCK)
+            out[part] = self._rows(z_t[part], t if len(t) == 1 else t[part], prepared[part])
+        return out
+
+    def _rows(self, z_t: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
         first, last, dim = self.layers[0], self.layers[-1], z_t.shape[1]
         time = self.time(time_embedding(t, TIME_WIDTH).to(z_t.dtype))
         h = prepared + F.linear(time, first.weight[:, dim : dim + TIME_WIDTH])
