@@ -18,9 +18,11 @@ namespace hdrm {
 namespace {
 
 constexpr std::int64_t kSegment = 4096;
-constexpr int kTile = 64;            // columns whose sums stay in registers
-constexpr int kPrefetch = 16;        // edges ahead, of whatever row they are
-constexpr std::int64_t kCachedBytes = 4 << 20;  // bytes of a tile, of users and items, for a cache of half
+constexpr int kTile = 64;      // columns whose sums stay in registers
+constexpr int kPrefetch = 16;  // edges ahead, of whatever row they are
+// Bytes of a tile that is worth a copy. Users gather from items and items from users, so that about
+// half of it has to fit a core's cache.
+constexpr std::int64_t kCachedBytes = 4 << 20;
 
 // A tile's columns as a walk over a row: the time is in the first tile.
 struct TileTeam : Serial {
@@ -75,7 +77,7 @@ struct Round {
   using T = Arithmetic<S>;
   const Propagation<S>* p;
   const Plan* plan;
-  int tile;  // columns of a tile, but for the last one's
+  int tile;         // columns of a tile, but for the last one's
   const S* source;  // x or the gradient: what every round adds …
   const T* factor;  // … times this of each node, if not null
   const T* table;   // what the round gathers; null for the source times its factors
@@ -209,7 +211,9 @@ HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) 
       }
       const std::int64_t row = i * p.width + first, place = first * p.num_nodes + i * width;
       if (r.end.of_points && r.end.last) {
-        how.weight = r.end.weight * logmap0_scale(Host<kBytes>(), p.space, r.source + i * p.width, p.width);
+        const Host<kBytes> whole;
+        how.weight =
+            r.end.weight * logmap0_scale(whole, p.space, r.source + i * p.width, p.width);
       }
       settle_row(team, how, degree, sum.data(), r.table ? r.table + place : nullptr,
                  r.factor ? r.factor[i] : T(1), r.source + row, static_cast<const S*>(nullptr),

@@ -11,8 +11,8 @@
 In general Â = S·(A + λI)·T with diagonal S and T, so the backward walks the same arrays with S and
 T exchanged. Kernels sum the rounds of either direction by Horner's rule, out = Â(h_0 + Â(h_0 + …))
 and G = Âᵀ(g + Âᵀ(g + …)), then logmap0's gradient: only the last round writes the result. x alone
-is saved, whatever L is one work table exists besides input and result (two float32 ones where these
-have 16 bits, one of them if L = 2), and nothing of size E×d.
+is saved, whatever L is one work table exists besides input and result (at most two, of float32,
+where these have 16 bits), and nothing of size E×d.
 """
 
 from __future__ import annotations
