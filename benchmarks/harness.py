@@ -2,10 +2,10 @@
 
 A group is one task, its rows are those who do it: our backends and their peers. Once per group each
 row is called and its result compared with the reference; then the rows are called one after the
-other, round after round, beginning with another one each time, together with a plain copy of
-memory. What disturbs the machine disturbs them all alike, and the fraction of the copy bandwidth
-belongs to the same moments as the times. pytest-benchmark gets these times through the clock that
-it reads (:func:`recorded_clock`), and does the rest.
+other, round after round, each time in another order, together with a plain copy of memory. What
+disturbs the machine disturbs them all alike, and the fraction of the copy bandwidth belongs to the
+same moments as the times. pytest-benchmark gets these times through the clock that it reads
+(:func:`recorded_clock`), and does the rest.
 
 ``HDRM_BENCH_SMALL=1`` in the environment divides the sizes: it shows within minutes that all rows
 run and agree, and its times mean nothing.
@@ -21,6 +21,7 @@ import importlib.metadata
 import itertools
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ WIDTHS = (64, 512)
 BUDGET = 0.2 if SMALL else 1.0  # seconds for the rounds of a group
 ROUNDS = (2, 3) if SMALL else (5, 50)  # at least, at most
 LONG, OF_LONG = 10.0, 3  # seconds of a round that are enough to need only so many of them
+PAUSE = 3e-3  # seconds before a row: threads that the last one left spinning go to sleep
 SHORTEST_ROUND = 1e-3  # seconds; quicker calls are repeated within a round
 COPIED = (1 if SMALL else 32) * 2**20  # float32 numbers of the copy: beyond any cache
 COPY = "copy"
@@ -162,7 +164,7 @@ def not_installed(error: ImportError) -> LeftOut:
 
 
 def in_turns(calls: Mapping[str, Call]) -> dict[str, list[float]]:
-    """Seconds per call of each round; every round calls all, the first one changing."""
+    """Seconds per call of each round; every round calls all, in an order of its own."""
     repeats = {}
     for name, call in calls.items():
         with backend_of(name):
@@ -173,13 +175,14 @@ def in_turns(calls: Mapping[str, Call]) -> dict[str, list[float]]:
     fewest, most = ROUNDS
     rounds = OF_LONG if lap > LONG else min(max(int(BUDGET / lap), fewest), most)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    names, shuffled = list(calls), random.Random(0)
     gc.collect()
     gc.disable()
     try:
-        for i in range(rounds):
-            first = i % len(names)
-            for name in names[first:] + names[:first]:
+        for _ in range(rounds):
+            shuffled.shuffle(names)
+            for name in names:
+                time.sleep(PAUSE)
                 seconds[name].append(clocked_under(name, calls[name], repeats[name]))
     finally:
         gc.enable()
