@@ -11,7 +11,6 @@ DISTANCES = ("distance", "sqdist", "sqdist0")
 @rows(
     rowwise.full_size(DISTANCES),
     [*OURS, "geoopt", "geoopt compiled", "authors", "authors compiled"],
-    rowwise.guarded,
 )
 def test_distance(measured, case, peer):
     measured(rowwise.build, case, peer)
@@ -22,6 +21,6 @@ def test_touched(measured, case, peer):
     measured(rowwise.build, case, peer)
 
 
-@rows(rowwise.all_sizes(DISTANCES), [*OURS, "geoopt", "authors"])
+@rows(rowwise.all_sizes(DISTANCES), [*OURS, "geoopt", "authors"], rowwise.guarded)
 def test_sizes(measured, case, peer):
     measured(rowwise.build, case, peer)

@@ -11,7 +11,6 @@ MAPS = [op for op in rowwise.ARGUMENTS if "dist" not in op]
 @rows(
     [c for c in rowwise.full_size(MAPS) if c[0] in rowwise.AS_AUTHORS],
     [*OURS, "geoopt", "geoopt compiled", "authors", "authors compiled"],
-    rowwise.guarded,
 )
 def test_map(measured, case, peer):
     measured(rowwise.build, case, peer)
@@ -33,6 +32,7 @@ def test_touched(measured, case, peer):
 @rows(
     [c for c in rowwise.all_sizes(MAPS) if c[0] in rowwise.AS_AUTHORS],
     [*OURS, "geoopt", "authors"],
+    rowwise.guarded,
 )
 def test_sizes(measured, case, peer):
     measured(rowwise.build, case, peer)

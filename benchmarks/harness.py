@@ -106,11 +106,12 @@ class Row:
 def rows(cases: Iterable, peers: Iterable[str], guard: Callable[[object], bool] = lambda case: False):
     """Parametrise a test by case and row, a case's rows together.
 
-    ``guard`` names the cases of the regression guard; their slow rows are left out there.
+    ``guard`` names the cases of the regression guard; rows that compile, or that gather every edge's
+    row into new memory, whose time is the system's, are left out there.
     """
     parameters = []
     for case, peer in itertools.product(cases, peers):
-        guarded = guard(case) and not peer.endswith("compiled")
+        guarded = guard(case) and not peer.endswith(("compiled", "scatter"))
         marks = [pytest.mark.guard] if guarded else []
         values = case.values if hasattr(case, "values") else case
         if isinstance(values, tuple) and len(values) == 1:
