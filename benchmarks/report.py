@@ -64,7 +64,7 @@ def write(results: dict, folder: Path) -> None:
     for row in results["benchmarks"]:
         row["stats"].pop("data", None)  # the quantiles are in extra_info
     results["machine_info"].pop("node", None)
-    _replace(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    _replace(folder / "results.json", json.dumps(results, ensure_ascii=False) + "\n")
     pictures = plots.draw(groups_of(rows), folder)
     _replace(folder / "README.md", markdown(results, rows, pictures))
 
