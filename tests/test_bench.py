@@ -74,14 +74,14 @@ def test_the_report_says_what_was_met_what_was_missed_and_what_is_absent(tmp_pat
     absent = {"group": GROUP, "peer": "FAISS", "reason": "not installed: faiss"}
     report.write(
         results(
-            row("hdrm cpu", 0.5), row("geoopt", 8.0), row("geoopt compiled", 2.0),
+            row("hdrm cpu", 0.5, **{"of copy": 0.8}), row("geoopt", 8.0), row("geoopt compiled", 2.0),
             row("authors compiled", 0.4), left_out=[absent],
         ),
         tmp_path,
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text()
-    assert f"| {GROUP} | geoopt | 15.00 | 16.00 | met |" in text
-    assert f"| {GROUP} | geoopt compiled | 5.00 | 4.00 | **missed** |" in text
+    assert f"| {GROUP} | geoopt | 15.00 | 16.00 | 20.00 | met |" in text
+    assert f"| {GROUP} | geoopt compiled | 5.00 | 4.00 | 5.00 | **missed** |" in text
     assert "authors compiled takes 0.80 of ours" in text
     assert "- not installed: faiss" in text
     assert (tmp_path / "relative-64.png").stat().st_size > 0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hdrm import BipartiteGraph
 
-MOST_GATHERED = 2 * 2**30  # bytes of an E×d table beyond which gather–scatter is left out
+MOST_GATHERED = 2**30  # bytes of an E×d table beyond which gather–scatter is left out
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _scatter(h: Tensor, target: Tensor, source: Tensor, weight: Tensor) -> Tenso
 def _gathered(edges: Edges, h: Tensor) -> None:
     needed = edges.source.numel() * h.shape[1] * h.element_size()
     if needed > MOST_GATHERED:
-        raise LeftOut(f"would gather {needed / 2**30:.0f} GiB, every edge's row")
+        raise LeftOut(f"would gather {needed / 2**30:.1f} GiB, every edge's row")
 
 
 def gather_scatter(edges: Edges) -> Round:

@@ -17,6 +17,7 @@ from torch import Tensor
 from hdrm import CSR
 
 BLOCK = 1024  # users at a time: the block's scores are tens of megabytes
+MOST_PAIRS = 2 * 10**8  # (user, item) pairs beyond which rows that take minutes for them are left out
 
 
 def _flipped(users: Tensor) -> Tensor:
@@ -64,11 +65,17 @@ def cdist(users: Tensor, items: Tensor, seen: CSR, k: int) -> Callable:
     return _in_blocks(users, seen, k, lambda a, b: -torch.cdist(flipped[a:b], lifted))
 
 
+def _minutes(users: Tensor, items: Tensor) -> None:
+    if len(users) * len(items) > MOST_PAIRS:
+        raise LeftOut(f"takes minutes a call for {len(users):,} users × {len(items):,} items")
+
+
 def faiss_flat(users: Tensor, items: Tensor, seen: CSR, k: int) -> Callable:
     """FAISS' exact index. It knows no mask per user: it is asked for as many more as a user may have
     seen, and these are taken out afterwards."""
     import faiss
 
+    _minutes(users, items)
     most = int(seen.degrees.max())
     wanted = min(k + most, len(items))
     if wanted > 2048:
@@ -94,6 +101,7 @@ def implicit_topk(users: Tensor, items: Tensor, seen: CSR, k: int) -> Callable:
     from implicit.cpu.topk import topk
     from scipy.sparse import csr_matrix
 
+    _minutes(users, items)
     row, item = (ids.cpu().numpy() for ids in _pairs(seen))
     mask = csr_matrix((np.ones(len(row), np.float32), (row, item)), shape=(len(users), len(items)))
     factors, queries = items.cpu().numpy(), _flipped(users).cpu().numpy()
