@@ -62,7 +62,7 @@ def test_propagate(measured, case, peer):
 
 def one_round(case) -> Group:
     """Â·h alone: no maps, one layer."""
-    name, mode, width = case
+    name, _, width = case
     graph = graphs.graph(name)
     h = tangent_rows(graph.num_nodes, width)
 
@@ -77,7 +77,7 @@ def one_round(case) -> Group:
 
 def propagate(case) -> Group:
     """logmap0, three rounds and their sum."""
-    name, mode, width = case
+    name, _, width = case
     graph = graphs.graph(name)
     x = ops.expmap0(tangent_rows(graph.num_nodes, width))
 

@@ -13,7 +13,6 @@ from harness import (
     Group,
     LeftOut,
     assert_close,
-    normal,
     peer_rows,
     reference,
     rows,

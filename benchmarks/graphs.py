@@ -42,8 +42,7 @@ def pairs(name: str) -> tuple[np.ndarray, int, int]:
         return found.train, found.num_users, found.num_items
     edges = (GENERATED | LARGEST)[name]
     users, items = max(edges // 40, 200), max(edges // 80, 100)
-    return hierarchical(users, items, edges if edges <= users * items // 10 else users * items // 10,
-                        seed=0), users, items  # fmt: skip
+    return hierarchical(users, items, min(edges, users * items // 10), seed=0), users, items
 
 
 @functools.lru_cache(maxsize=1)
