@@ -14,7 +14,7 @@ from hdrm import ops
 from hdrm.config import PRESETS, Config, parse_assignments, preset_for
 from hdrm.model import checkpoint
 from hdrm.model.denoiser import Denoiser, time_embedding
-from hdrm.model.encoder import Encoder, neighbour_mean
+from hdrm.model.encoder import Encoder, histories
 
 CONFIG = Config(dim=9, hidden=(12, 14), steps=6, sampling_steps=1, layers=2)
 NUM_USERS, NUM_ITEMS = 30, 20
@@ -44,11 +44,12 @@ def test_encoder_starts_on_the_hyperboloid_inside_the_initial_cube():
     assert 0.09 < float(tangent[:, 1:].abs().max()) <= 0.1
 
 
-def test_neighbour_mean_is_the_mean_of_the_neighbours():
+def test_histories_are_the_means_of_the_items():
     model = make_model()
     h = torch.randn(NUM_USERS + NUM_ITEMS, 9)
     h[:, 0] = 0
-    found = neighbour_mean(h, model.graph)
+    found = histories(h, model.graph)
+    assert len(found) == NUM_USERS
     for user in range(NUM_USERS - 1):
         items = NUM_USERS + model.graph.user_items.row(user)
         expected = h[items].mean(0) if len(items) else torch.zeros(9)
@@ -99,6 +100,13 @@ def test_generation_is_deterministic_and_uses_both_denoisers():
         if config.sampling_noise:
             calm = make_model(config.replace(sampling_noise=False))
             assert not torch.allclose(calm.generate()[1], z, atol=1e-4)
+
+
+def test_generation_in_blocks_of_users_is_that_of_all_users(monkeypatch):
+    model = make_model(CONFIG.replace(sampling_steps=4))
+    whole = model.generate()[1]
+    monkeypatch.setattr("hdrm.model.hdrm.BLOCK", 7)
+    torch.testing.assert_close(model.generate()[1], whole, atol=1e-6, rtol=1e-5)
 
 
 def test_omega_mixes_users_between_encoder_and_generation():

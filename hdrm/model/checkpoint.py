@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..config import Config
@@ -51,15 +52,21 @@ def save(model: HDRM, run: str | os.PathLike[str]) -> None:
         "num_items": str(model.num_items),
         "config": model.config.to_json(),
     }
-    write(Path(run) / MODEL_FILE, to_bytes(tensors, metadata))
+    # Straight from the tensors into the file: tables may be large.
+    _replace(Path(run) / MODEL_FILE, lambda path: save_file(tensors, path, metadata))
     write(Path(run) / CONFIG_FILE, (model.config.to_json() + "\n").encode())
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace a file in one step, through a temporary one beside it."""
+    """Replace a file in one step."""
+    _replace(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _replace(path: Path, fill: Callable[[Path], object]) -> None:
+    """Replace a file by the one that ``fill`` writes, a temporary one beside it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        fill(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -107,6 +114,6 @@ def fill(model: HDRM, stored: Stored) -> None:
 def _pairs(graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
     """The interactions of a graph as int32 (users, items)."""
     csr = graph.user_items
-    users = torch.repeat_interleave(torch.arange(csr.num_rows, device=csr.device), csr.degrees)
-    items = csr.col[: csr.nnz] - csr.offset
-    return users.int().cpu(), items.int().cpu()
+    ids = torch.arange(csr.num_rows, dtype=torch.int32, device=csr.device)
+    users = torch.repeat_interleave(ids, csr.degrees)
+    return users.cpu(), (csr.col[: csr.nnz] - csr.offset).cpu()

@@ -37,12 +37,9 @@ class Encoder(nn.Module):
         return ops.propagate(self.table, graph, self.num_layers, c=self.c)
 
 
-def neighbour_mean(h: Tensor, graph: BipartiteGraph) -> Tensor:
-    """D⁻¹A·h (N, d+1): the mean of each node's neighbours, 0 for a node without any.
-
-    The mean of a user's items is the history that the user's denoiser is conditioned on; an
-    item's is the mean of its users.
-    """
-    degree = graph.rowptr.diff().to(h.dtype)[:, None]
-    with_self = ops.propagate(h, graph, 1, space="tangent")
-    return (with_self * (degree + 1) - h) / degree.clamp(min=1)
+def histories(h: Tensor, graph: BipartiteGraph) -> Tensor:
+    """The users' rows of D⁻¹A·h (U, d+1): the mean of each user's items, 0 for a user without any."""
+    users = slice(graph.num_users)
+    degree = graph.rowptr[: graph.num_users + 1].diff().to(h.dtype)[:, None]
+    with_self = ops.propagate(h, graph, 1, space="tangent")[users]
+    return (with_self * (degree + 1) - h[users]) / degree.clamp(min=1)

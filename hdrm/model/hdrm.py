@@ -26,9 +26,10 @@ from ..seeds import derive_seed
 from . import checkpoint
 from .denoiser import Denoiser
 from .diffusion import Diffusion
-from .encoder import Encoder, neighbour_mean
+from .encoder import Encoder, histories
 
 DENOISERS = ("user", "history")
+BLOCK = 2**14  # users whose reverse process runs at a time: bounds memory
 
 
 class HDRM(nn.Module):
@@ -119,7 +120,7 @@ class HDRM(nn.Module):
 
     def user_inputs(self, h: Tensor, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
         """What the diffusion starts from: users' vectors and histories, (U, dim) each."""
-        return h[: self.num_users], neighbour_mean(h, graph)[: self.num_users]
+        return h[: self.num_users], histories(h, graph)
 
     def denoise(
         self, user: Tensor, history: Tensor, t: Tensor, *, seed: int
@@ -145,14 +146,23 @@ class HDRM(nn.Module):
         """
         h = self.encoder(self.graph)
         user, history = self.user_inputs(h, self.graph)
-        generated = self._reverse("user", user, history) + self._reverse("history", history, user)
-        return h, generated / 2
+        generated = torch.empty_like(user)
+        for first in range(0, self.num_users, BLOCK):
+            part = slice(first, first + BLOCK)
+            inputs = user[part], history[part]
+            torch.add(
+                self._reverse("user", *inputs, first),
+                self._reverse("history", *reversed(inputs), first),
+                out=generated[part],
+            )
+        return h, generated.div_(2)
 
-    def _reverse(self, name: str, z0: Tensor, known: Tensor) -> Tensor:
+    def _reverse(self, name: str, z0: Tensor, known: Tensor, first: int) -> Tensor:
+        """The reverse process of a denoiser on a block of users, of whom ``first`` is the first."""
         diffusion, config, statistics = self.diffusion, self.config, self.statistics(name)
         denoiser = self.denoisers[name]
         prepared = denoiser.prepare(known)
-        seed = derive_seed("inference", name, config.seed) if config.sampling_noise else None
+        seed = derive_seed("inference", name, config.seed, first) if config.sampling_noise else None
         z = diffusion.start(z0, config.sampling_steps, statistics, seed=seed)
         for step in range(config.sampling_steps - 1, -1, -1):
             t = torch.tensor([step], device=z.device)  # of all rows
