@@ -267,14 +267,13 @@ class Average:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The parameters hold their averages inside the ``with`` block."""
-        kept = [p.detach().clone() for p in self._parameters]
-        self._copy(self._average)
+        self._exchange()
         try:
             yield
         finally:
-            self._copy(kept)
+            self._exchange()
 
-    @torch.no_grad()
-    def _copy(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip(self._parameters, values):
-            parameter.copy_(value)
+    def _exchange(self) -> None:
+        """Parameters and averages change places: no third copy of a table exists."""
+        for parameter, average in zip(self._parameters, self._average):
+            parameter.data, average.data = average.data, parameter.data
