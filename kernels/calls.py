@@ -27,6 +27,7 @@ ELEMENTS = 1 << 27  # of a table; more rows than columns at every width
 DEGREE = 32  # neighbours of a node, seen items of a user
 USERS, NEAREST = 4096, 20  # of topk
 ROUNDS = 3  # of propagate
+STEPS = 50  # of the diffusion
 
 QUICK = {torch.float32: (64, 8192)}
 FULL = {dtype: (64, 65, 88, 512, 8192) for dtype in (torch.float32, torch.bfloat16, torch.float64)}
@@ -38,6 +39,8 @@ SIXTEEN_BITS = (
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "propagate": {"": {}, "LightGCN": {"lorentz": False, "symmetric": True, "mean": True}},
     "riemannian_sgd_step_": {"": {}, "no momentum": {"momentum_buffer": None}},
+    "directional_noise": {"": {"growth": 0.0}, "radial growth": {}},
+    "isotropic_noise": {"": {"growth": 0.0}, "radial growth": {}},
     "topk": {"": {}, "nothing excluded": {"rowptr": None, "col": None}},
 }
 
@@ -78,8 +81,8 @@ def arguments(op: str, dtype: torch.dtype, width: int, changes: dict[str, Any]) 
     tensors = {
         "mean": tensor(width, dtype=wide),
         "std": tensor(width, dtype=wide),
-        "signal": tensor(rows, dtype=wide),
-        "noise": tensor(rows, dtype=wide),
+        "t": tensor(rows, dtype=torch.int64),
+        "alpha_bar": tensor(STEPS, dtype=torch.float64),
         "seed": tensor(1, dtype=torch.int64),
         "exp_avg_sq": tensor(rows, 1),
         "rowptr": tensor(rows + 1, dtype=torch.int64),

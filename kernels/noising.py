@@ -1,5 +1,4 @@
-"""The diffusion's forward step and its statistics; formulas in hdrm/ops/noising.py, the random
-stream's in hdrm/ops/philox.py, normal numbers as in csrc/rows/philox.h.
+"""The diffusion's forward step and its statistics; formulas in hdrm/ops/noising.py.
 
 Noise is made where it is used, one Philox call for four neighbouring columns. Sums over a table's rows
 are taken in two steps: a program adds a block of rows, of a size that depends on the table's shape
@@ -12,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import TYPES, WIDE, arithmetic, over_rows, start, tuned_tiles
-from .radial import root
+from .philox import normals
+from .radial import number
 from .tiles import CHUNK, chunk, my_rows, num_chunks, numbers, spatial, write
 
 ELEMENTS, COLUMNS = 2048, 256  # of a tile of the kernels that sum over rows, and at most so wide
@@ -24,55 +24,19 @@ MERGED = {"BLOCKS": 256, "COLUMNS": 8, "num_warps": 4, "maxnreg": 255}
 
 
 @triton.jit
-def uniform(bits):
-    """float32 in [0, 1): the bits read as signed, negative ones complemented, over 2³¹."""
-    x = bits.to(tl.int32, bitcast=True)
-    return (x ^ (x >> 31)).to(tl.float32) * 4.6566127342e-10
-
-
-@triton.jit
-def box_muller(bits1, bits2):
-    """Two normal numbers. Triton's own have the hardware's sine, good to six digits."""
-    # −2·log u: u = 2ᵏ·m with m in [√½, √2), and −2·log m a polynomial in f = m − 1, which is exact.
-    bits = tl.maximum(uniform(bits1), 1e-7).to(tl.int32, bitcast=True)
-    k = (bits - 0x3F3504F3) >> 23
-    f = (bits - (k << 23)).to(tl.float32, bitcast=True) - 1
-    p = -0.17444719 * f + 0.2873369
-    p = p * f - 0.29904532
-    p = p * f + 0.33124785
-    p = p * f - 0.39913667
-    p = p * f + 0.50004148
-    p = p * f - 0.66668371
-    p = p * f + 0.99999976
-    p = p * f - 1.99999995
-    radius = root(p * f - 1.38629436 * k.to(tl.float32))
-    # The angle is k half turns and r of a turn, |r| ≤ ¼; k is the last bits of the sum with 1.5·2²³.
-    turn = uniform(bits2)
-    shifted = 2 * turn + 12582912.0
-    r = turn - 0.5 * (shifted - 12582912.0)
-    q = r * r
-    s = 39.53886903 * q - 76.55010777
-    s = s * q + 81.60102088
-    s = s * q - 41.34165537
-    s = r * (s * q + 6.28318516)
-    c = 56.24238047 * q - 85.24033032
-    c = c * q + 64.93459063
-    c = c * q - 19.73917143
-    c = c * q + 0.99999995
-    radius = tl.where(shifted.to(tl.int32, bitcast=True) & 1 != 0, -radius, radius)
-    return radius * c, radius * s
-
-
-@triton.jit
-def normals(key, rows, first, width, COUNT: tl.constexpr, T: tl.constexpr):
-    """ε of these rows in the columns first … first + COUNT − 1; ``first`` is a multiple of 4."""
-    quads = first // 4 + tl.arange(0, COUNT // 4)
-    index = rows[:, None] * ((width + 3) // 4) + quads[None, :]
-    bits1, bits2, bits3, bits4 = tl.randint4x(key, index)
-    n1, n2 = box_muller(bits1, bits2)
-    n3, n4 = box_muller(bits3, bits4)
-    fours = tl.join(tl.join(n1, n3), tl.join(n2, n4))  # [..., a, b] is number 2a + b + 1
-    return fours.reshape(rows.shape[0], COUNT).to(T)
+def levels(mine, t, alpha_bar, steps, growth, root_c, GROWS: tl.constexpr, T: tl.constexpr):
+    """a and b of these rows, as columns: in double, rounded once. Nothing is looked up for a step that
+    the schedule does not have; its row becomes NaN.
+    """
+    step = numbers(t, mine, tl.int64)
+    known = (step >= 0) & (step < steps)
+    level = tl.load(alpha_bar + step, mask=known, other=float("nan"))
+    a = tl.sqrt(level)
+    if GROWS:
+        time = number(root_c, tl.float64) * step.to(tl.float64) / steps
+        e = tl.exp(-2 * time)
+        a += number(growth, tl.float64) * ((1 - e) / (1 + e))
+    return a.to(T)[:, None], tl.sqrt(1 - level).to(T)[:, None]
 
 
 @triton.jit
@@ -95,13 +59,13 @@ def of_columns(vector, first, width, COUNT: tl.constexpr, T: tl.constexpr):
 @tuned_tiles
 @triton.jit
 def noise_kernel(
-    z0, mean, std, signal, noise, seed, out, num_rows, width: tl.constexpr,
-    T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
+    z0, mean, std, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, out, num_rows,
+    width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """Directional noise, or isotropic if there is no mean."""
     mine = my_rows(num_rows, D, ELEMENTS)
     key = tl.load(seed)
-    a, b = numbers(signal, mine, T)[:, None], numbers(noise, mine, T)[:, None]
+    a, b = levels(mine, t, alpha_bar, steps, growth, root_c, GROWS, T)
     COUNT: tl.constexpr = min(D, CHUNK)
     for k in range(num_chunks(D)):
         tile = chunk(k, mine, width, D)
@@ -117,10 +81,11 @@ def noise_kernel(
 @tuned_tiles
 @triton.jit
 def signal_kernel(
-    grad, signal, gz0, num_rows, width: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr
-):
+    grad, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", gz0, num_rows, width: tl.constexpr,
+    GROWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
+):  # fmt: skip
     mine = my_rows(num_rows, D, ELEMENTS)
-    a = numbers(signal, mine, T)[:, None]
+    a, _ = levels(mine, t, alpha_bar, steps, growth, root_c, GROWS, T)
     for k in range(num_chunks(D)):
         tile = chunk(k, mine, width, D)
         write(gz0, tile, a * spatial(grad, tile, T), 0.0)
@@ -205,8 +170,9 @@ def moments_kernel(
 
 @triton.jit(do_not_specialize=["num_rows", "rows_per_block"])
 def directional_backward_kernel(
-    grad, z0, signal, noise, seed, gz0, partial, num_rows, rows_per_block, width: tl.constexpr,
-    T: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    grad, z0, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, gz0, partial, num_rows,
+    rows_per_block, width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """gz0, and the block's sums b·g and b·g·sgn(z0)|ε| of every column."""
     first, last = block_rows(num_rows, rows_per_block)
@@ -216,11 +182,12 @@ def directional_backward_kernel(
     for _ in range(rows_per_block // ROWS):
         tile, mine = some_columns(rows, last, width, COLUMNS), (rows, rows < last)
         g, z = spatial(grad, tile, T), spatial(z0, tile, T)
+        a, b = levels(mine, t, alpha_bar, steps, growth, root_c, GROWS, T)
         e = normals(key, rows, tl.program_id(1) * COLUMNS, width, COLUMNS, T)
-        of_noise = numbers(noise, mine, T)[:, None] * g
+        of_noise = b * g
         gmean += of_noise
         gstd += of_noise * directed(z, e)
-        write(gz0, tile, numbers(signal, mine, T)[:, None] * g, 0.0)
+        write(gz0, tile, a * g, 0.0)
         rows += ROWS
     write_sums(partial, tl.sum(gmean, 0), tl.sum(gstd, 0), width, COLUMNS)
 
@@ -310,7 +277,7 @@ def rows_of(blocks, num_blocks, num_rows, rows_per_block):
 # Launchers ----------------------------------------------------------------------------------------
 
 
-def _sum_rows(kernel, table: Tensor, *arguments) -> tuple[Tensor, int, int]:
+def _sum_rows(kernel, table: Tensor, *arguments, **meta) -> tuple[Tensor, int, int]:
     """Two sums over the rows of every column and block, as one vector, the number of blocks, and of
     the rows of one.
     """
@@ -325,7 +292,7 @@ def _sum_rows(kernel, table: Tensor, *arguments) -> tuple[Tensor, int, int]:
     if blocks > 0:
         start(
             kernel, (blocks, triton.cdiv(width, columns)), *arguments, partial, num_rows, rows * steps,
-            width, T=TYPES[dtype], ROWS=rows, COLUMNS=columns, num_warps=WARPS,
+            width, T=TYPES[dtype], ROWS=rows, COLUMNS=columns, num_warps=WARPS, **meta,
         )  # fmt: skip
     return partial, blocks, rows * steps
 
@@ -339,41 +306,49 @@ def _column(table: Tensor) -> Tensor:
     return torch.empty(table.shape[1], dtype=arithmetic(table.dtype), device=table.device)
 
 
-def _noise(z0, mean, std, signal, noise, seed):
-    z0, signal, noise = z0.contiguous(), signal.contiguous(), noise.contiguous()
+def _schedule(t, alpha_bar, growth, root_c):
+    """The arguments from which kernels make the levels of rows."""
+    return t.contiguous(), alpha_bar.contiguous(), alpha_bar.numel(), growth, root_c
+
+
+def _noise(z0, mean, std, t, alpha_bar, seed, growth, root_c):
+    z0 = z0.contiguous()
     out = torch.empty_like(z0)
     over_rows(
-        noise_kernel, *z0.shape, z0, mean, std, signal, noise, seed, out,
-        T=TYPES[arithmetic(z0.dtype)],
+        noise_kernel, *z0.shape, z0, mean, std, *_schedule(t, alpha_bar, growth, root_c), seed, out,
+        GROWS=growth != 0, T=TYPES[arithmetic(z0.dtype)],
     )  # fmt: skip
     return out
 
 
-def directional_noise(z0, mean, std, signal, noise, seed):
-    return _noise(z0, mean.contiguous(), std.contiguous(), signal, noise, seed)
+def directional_noise(z0, mean, std, *rest):
+    return _noise(z0, mean.contiguous(), std.contiguous(), *rest)
 
 
-def directional_noise_backward(grad, z0, mean, std, signal, noise, seed):
+def directional_noise_backward(grad, z0, mean, std, t, alpha_bar, seed, growth, root_c):
     grad, z0 = grad.contiguous(), z0.contiguous()
     gz0, gmean, gstd = torch.empty_like(z0), _column(z0), _column(z0)
+    grows = growth != 0
     partial, blocks, _ = _sum_rows(
         directional_backward_kernel, z0,
-        grad, z0, signal.contiguous(), noise.contiguous(), seed, gz0,
+        grad, z0, *_schedule(t, alpha_bar, growth, root_c), seed, gz0,
+        GROWS=grows, maxnreg=255 if grows else None,  # as many as tanh needs: see MERGED
     )  # fmt: skip
     _over_columns(sum_blocks_kernel, z0.shape[1], partial, gmean, gstd, blocks)
     return gz0, gmean, gstd
 
 
-def isotropic_noise(z0, signal, noise, seed):
-    return _noise(z0, None, None, signal, noise, seed)
+def isotropic_noise(z0, *rest):
+    return _noise(z0, None, None, *rest)
 
 
-def isotropic_noise_backward(grad, z0, signal, noise, seed):
+def isotropic_noise_backward(grad, z0, t, alpha_bar, seed, growth, root_c):
     grad = grad.contiguous()
     gz0 = torch.empty_like(grad)
     over_rows(
-        signal_kernel, *grad.shape, grad, signal.contiguous(), gz0, T=TYPES[arithmetic(z0.dtype)]
-    )
+        signal_kernel, *grad.shape, grad, *_schedule(t, alpha_bar, growth, root_c), gz0,
+        GROWS=growth != 0, T=TYPES[arithmetic(z0.dtype)],
+    )  # fmt: skip
     return gz0
 
 

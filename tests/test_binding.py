@@ -16,6 +16,7 @@ PER_ROW, PER_COLUMN, SEED = torch.ones(3), torch.ones(4), torch.tensor([1])
 ROWPTR, COL = torch.tensor([0, 1, 1, 3]), torch.tensor([0, 1, 2], dtype=torch.int32)
 HUGE = torch.ones(0, 2**31 + 5)  # rows that an int cannot count
 NOTHING = torch.ones(3, 0)
+STEPS, ALPHA_BAR = torch.tensor([1, 0, 3]), torch.tensor([0.9, 0.5, 0.2, 0.1]).double()
 
 
 def changed(valid: tuple, **bad: tuple) -> list:
@@ -66,12 +67,16 @@ OPS = {
         dict(grad=(0, X[:2]), dtype=(0, X.double()), col_outside=(3, COL + 1)),
     ),
     "directional_noise": (
-        (X, PER_COLUMN, PER_COLUMN, PER_ROW, PER_ROW, SEED),
+        (X, PER_COLUMN, PER_COLUMN, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
         dict(
             mean=(1, PER_ROW),
             std=(2, PER_ROW),
-            signal=(3, PER_COLUMN[:2]),
-            noise=(4, PER_ROW[:2]),
+            steps=(3, STEPS[:2]),
+            steps_dtype=(3, STEPS.int()),
+            step_beyond=(3, STEPS + 1),
+            step_negative=(3, STEPS - 1),
+            no_schedule=(4, ALPHA_BAR[:0]),
+            schedule_dtype=(4, ALPHA_BAR.float()),
             seed=(5, SEED[:0]),
             seed_dtype=(5, SEED.int()),
             mean_dtype=(1, PER_COLUMN.double()),
@@ -81,20 +86,33 @@ OPS = {
         ),
     ),
     "directional_noise_backward": (
-        (X, X, PER_COLUMN, PER_COLUMN, PER_ROW, PER_ROW, SEED),
-        dict(grad=(0, X[:2]), grad_dtype=(0, X.half()), std=(3, PER_ROW), vector=(1, PER_ROW)),
+        (X, X, PER_COLUMN, PER_COLUMN, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
+        dict(
+            grad=(0, X[:2]),
+            grad_dtype=(0, X.half()),
+            std=(3, PER_ROW),
+            step_beyond=(4, STEPS + 1),
+            vector=(1, PER_ROW),
+        ),
     ),
     "isotropic_noise": (
-        (X, PER_ROW, PER_ROW, SEED),
+        (X, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
         dict(
-            signal=(1, PER_ROW[:2]),
+            steps=(1, STEPS[:2]),
+            step_beyond=(1, STEPS + 1),
             empty=(0, NOTHING),
-            huge=(0, HUGE, 1, PER_ROW[:0], 2, PER_ROW[:0]),
+            huge=(0, HUGE, 1, STEPS[:0]),
         ),
     ),
     "isotropic_noise_backward": (
-        (X, X, PER_ROW, PER_ROW, SEED),
-        dict(grad=(0, X[:2]), noise=(3, PER_ROW[:2]), vector=(1, PER_ROW)),
+        (X, X, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
+        dict(
+            grad=(0, X[:2]),
+            steps=(2, STEPS[:2]),
+            step_beyond=(2, STEPS + 1),
+            schedule_dtype=(3, ALPHA_BAR.float()),
+            vector=(1, PER_ROW),
+        ),
     ),
     "column_statistics": ((X,), dict(rows=(0, X[:0]), empty=(0, NOTHING), vector=(0, PER_ROW))),
     "column_statistics_backward": (
@@ -157,6 +175,10 @@ IN_CONTENTS = {
     "propagate": ("col_size", "col_outside", "col_negative", "descending", "negative"),
     "propagate_backward": ("col_outside",),
     "topk": ("descending", "col_outside", "col_before"),
+    "directional_noise": ("step_beyond", "step_negative", "no_schedule"),
+    "directional_noise_backward": ("step_beyond",),
+    "isotropic_noise": ("step_beyond",),
+    "isotropic_noise_backward": ("step_beyond",),
 }
 CASES = [
     pytest.param(namespace, name, arguments, id=f"{namespace}-{name}-{what}")

@@ -225,7 +225,9 @@ def test_value_and_gradient_follow_the_formula(backend, kind, growth):
     else:
         added = e
     expected = (a * z + b * added)[:, 1:]
-    expected = expected + growth * torch.tanh(c**0.5 * t / len(ALPHA_BAR))[:, None] * z[:, 1:]
+    expected = (
+        expected + growth * torch.tanh(c**0.5 * t.double() / len(ALPHA_BAR))[:, None] * z[:, 1:]
+    )
     op = ops.directional_noise if kind == "directional" else ops.isotropic_noise
     found = op(z, t, ALPHA_BAR, seed=11, growth=growth, c=c)
     torch.testing.assert_close(found[:, 1:], expected, rtol=1e-12, atol=1e-12)
@@ -233,6 +235,56 @@ def test_value_and_gradient_follow_the_formula(backend, kind, growth):
     (gradient,) = torch.autograd.grad(found, z, weights)
     (wanted,) = torch.autograd.grad(expected, z, weights[:, 1:])
     torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("growth", [0.0, 1e6])
+def test_levels_are_rounded_once(backend, growth):
+    """In float32 a is the double's nearest, also where growth makes up most of it; and so is b."""
+    t = torch.arange(200)
+    alpha_bar = torch.linspace(0.999, 1e-4, 200, dtype=torch.float64)
+    a = alpha_bar.sqrt() + growth * torch.tanh(0.9**0.5 * t.double() / 200)
+    one = torch.ones(200, 2).requires_grad_()
+    statistics = torch.ones(2), torch.zeros(2)
+    found = ops.directional_noise(
+        one, t, alpha_bar, seed=1, statistics=statistics, growth=growth, c=0.9
+    )
+    (gradient,) = torch.autograd.grad(found.sum(), one)
+    assert torch.equal(gradient[:, 1], a.float())
+    found = ops.directional_noise(
+        0 * one, t, alpha_bar, seed=1, statistics=statistics, growth=growth, c=0.9
+    )
+    assert torch.equal(found[:, 1], (1 - alpha_bar).sqrt().float())
+
+
+@pytest.mark.parametrize("step", [-1, len(ALPHA_BAR), 2**62])
+@pytest.mark.parametrize("kind", ["directional", "isotropic"])
+def test_a_step_outside_the_schedule(backend, kind, step):
+    """Refused on the CPU; elsewhere its row is NaN, and the others are what they would be."""
+    z, t = tangents(5, 9).requires_grad_(), torch.tensor([0, 3, step, 1, 2])
+    op = ops.directional_noise if kind == "directional" else ops.isotropic_noise
+    if backend == "cpu":
+        message = f"hdrm: t must hold steps from 0 to 3, got {step} in row 2"
+        with pytest.raises(RuntimeError, match=message):
+            op(z, t, ALPHA_BAR, seed=1)
+        return
+    if backend == "reference":  # on a GPU torch stops the process
+        if t.device.type == "cpu":
+            with pytest.raises(IndexError, match="index out of range"):
+                op(z, t, ALPHA_BAR, seed=1)
+        return
+    statistics = {"statistics": (torch.zeros(9).to(z), torch.ones(9).to(z))}
+    if kind == "isotropic":
+        statistics = {}
+    found, good = (
+        op(z, steps, ALPHA_BAR, seed=1, growth=0.1, **statistics) for steps in (t, t.clamp(0, 3))
+    )
+    others = torch.arange(5) != 2
+    for bad, expected in [
+        (found, good),
+        *zip(*(torch.autograd.grad(out.sum(), z) for out in (found, good))),
+    ]:
+        assert bad[2, 1:].isnan().all()
+        assert torch.equal(bad[others], expected[others])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

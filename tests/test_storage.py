@@ -117,10 +117,10 @@ def test_statistics(backend, dtype):
 def test_opcheck(dtype, namespace, name):
     """What the fakes promise, backward included, is what 16-bit tables get."""
     z, graph, seed = tangents(9, 6, dtype), small_graph(), torch.tensor([5])
-    signal, noise = torch.full((9,), 0.8), torch.full((9,), 0.6)
+    schedule = T, ALPHA_BAR.double(), seed, 0.1, 1.0
     arguments = {
-        "directional_noise": (z, *ops.column_statistics(z), signal, noise, seed),
-        "isotropic_noise": (z, signal, noise, seed),
+        "directional_noise": (z, *ops.column_statistics(z), *schedule),
+        "isotropic_noise": (z, *schedule),
         "column_statistics": (z,),
         "propagate": (z, graph.rowptr, graph.col, 3, 1.0, False, False, True),
     }[name]

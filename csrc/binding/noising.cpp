@@ -8,11 +8,10 @@ namespace hdrm::binding {
 namespace {
 
 // The tensor, contiguous, if it has `numel` elements of the given type.
-Tensor fit(const Tensor& tensor, std::int64_t numel, ScalarType type) {
-  STD_TORCH_CHECK(tensor.numel() == numel && tensor.scalar_type() == type,
-                  "hdrm: the tensors of a noise op must fit z0: expected ", numel,
-                  " elements, got ", tensor.numel(),
-                  ", or the dtype differs (z0's for gradients of tables, else the arithmetic's)");
+Tensor fit(const char* name, const Tensor& tensor, std::int64_t numel, ScalarType type) {
+  STD_TORCH_CHECK(tensor.numel() == numel && tensor.scalar_type() == type, "hdrm: ", name,
+                  " of a noise op must have ", numel, " elements of type ", type, ", got ",
+                  tensor.numel(), " of type ", tensor.scalar_type());
   return torch::stable::contiguous(tensor);
 }
 
@@ -27,31 +26,55 @@ Tensor column_vector(const Tensor& z0) {
   return new_result(z0, {z0.size(1)}, arithmetic(z0));
 }
 
+// From which the rows' levels are made, as the op gets it.
+struct Steps {
+  const Tensor &t, &alpha_bar;
+  double growth, root_c;
+};
+
+// Steps on the host are looked at: a caller learns of a wrong one.
+template <class Device>
+void check_steps(const Tensor& t, std::int64_t num_steps) {
+  if constexpr (Device::kHost) {
+    const auto* step = read<std::int64_t>(t);
+    for (std::int64_t row = 0; row < t.numel(); ++row) {
+      STD_TORCH_CHECK(0 <= step[row] && step[row] < num_steps, "hdrm: t must hold steps from 0 to ",
+                      num_steps - 1, ", got ", step[row], " in row ", row);
+    }
+  }
+}
+
 // Calls f with what a noise op reads; mean and std are null for isotropic noise.
-template <class F>
-void with_noising(const Tensor& z0_, const Tensor* mean_, const Tensor* std_, const Tensor& signal_,
-                  const Tensor& noise_, const Tensor& seed, F f) {
+template <class Device, class F>
+void with_noising(const Tensor& z0_, const Tensor* mean_, const Tensor* std_, const Steps& steps,
+                  const Tensor& seed, F f) {
   const int width = check_table(z0_);
   check_seed(seed);
-  const std::int64_t rows = z0_.size(0);
+  const std::int64_t rows = z0_.size(0), num_steps = steps.alpha_bar.numel();
   const ScalarType type = arithmetic(z0_);
   const Tensor z0 = torch::stable::contiguous(z0_);
-  const Tensor signal = fit(signal_, rows, type), noise = fit(noise_, rows, type);
-  const Tensor mean = mean_ ? fit(*mean_, width, type) : z0;
-  const Tensor std = std_ ? fit(*std_, width, type) : z0;
+  const Tensor t = fit("t", steps.t, rows, ScalarType::Long);
+  const Tensor alpha_bar = fit("alpha_bar", steps.alpha_bar, num_steps, ScalarType::Double);
+  check_steps<Device>(t, num_steps);
+  const Tensor mean = mean_ ? fit("mean", *mean_, width, type) : z0;
+  const Tensor std = std_ ? fit("std", *std_, width, type) : z0;
+  const Schedule schedule{read<std::int64_t>(t), read<double>(alpha_bar), num_steps, steps.growth,
+                          steps.root_c};
   by_storage(z0, [&]<class S>(S) {
     using T = Arithmetic<S>;
     f(Noising<S>{read<S>(z0), mean_ ? read<T>(mean) : nullptr, std_ ? read<T>(std) : nullptr,
-                  read<T>(signal), read<T>(noise), read<std::int64_t>(seed), rows, width});
+                  schedule, read<std::int64_t>(seed), rows, width});
   });
 }
 
 template <class Device>
-Tensor directional_noise(const Tensor& z0, const Tensor& mean, const Tensor& std,
-                         const Tensor& signal, const Tensor& noise, const Tensor& seed) {
-  Device device(z0, mean, std, signal, noise, seed);
+Tensor directional_noise(const Tensor& z0, const Tensor& mean, const Tensor& std, const Tensor& t,
+                         const Tensor& alpha_bar, const Tensor& seed, double growth,
+                         double root_c) {
+  Device device(z0, mean, std, t, alpha_bar, seed);
   const Tensor out = like(z0);
-  with_noising(z0, &mean, &std, signal, noise, seed, [&]<class S>(const Noising<S>& in) {
+  with_noising<Device>(z0, &mean, &std, {t, alpha_bar, growth, root_c}, seed,
+                       [&]<class S>(const Noising<S>& in) {
     hdrm::add_noise(device.on(), in, write<S>(out));
   });
   return out;
@@ -59,13 +82,14 @@ Tensor directional_noise(const Tensor& z0, const Tensor& mean, const Tensor& std
 
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> directional_noise_backward(
-    const Tensor& grad, const Tensor& z0, const Tensor& mean, const Tensor& std,
-    const Tensor& signal, const Tensor& noise, const Tensor& seed) {
-  Device device(z0, grad, mean, std, signal, noise, seed);
+    const Tensor& grad, const Tensor& z0, const Tensor& mean, const Tensor& std, const Tensor& t,
+    const Tensor& alpha_bar, const Tensor& seed, double growth, double root_c) {
+  Device device(z0, grad, mean, std, t, alpha_bar, seed);
   check_table(z0);
-  const Tensor g = fit(grad, z0.numel(), z0.scalar_type()), gz0 = like(z0);
+  const Tensor g = fit("the gradient", grad, z0.numel(), z0.scalar_type()), gz0 = like(z0);
   const Tensor gmean = column_vector(z0), gstd = column_vector(z0);
-  with_noising(z0, &mean, &std, signal, noise, seed, [&]<class S>(const Noising<S>& in) {
+  with_noising<Device>(z0, &mean, &std, {t, alpha_bar, growth, root_c}, seed,
+                       [&]<class S>(const Noising<S>& in) {
     using T = Arithmetic<S>;
     hdrm::directional_noise_backward(device.on(), in, read<S>(g), write<S>(gz0), write<T>(gmean),
                                      write<T>(gstd));
@@ -74,22 +98,25 @@ std::tuple<Tensor, Tensor, Tensor> directional_noise_backward(
 }
 
 template <class Device>
-Tensor isotropic_noise(const Tensor& z0, const Tensor& signal, const Tensor& noise,
-                       const Tensor& seed) {
-  Device device(z0, signal, noise, seed);
+Tensor isotropic_noise(const Tensor& z0, const Tensor& t, const Tensor& alpha_bar,
+                       const Tensor& seed, double growth, double root_c) {
+  Device device(z0, t, alpha_bar, seed);
   const Tensor out = like(z0);
-  with_noising(z0, nullptr, nullptr, signal, noise, seed, [&]<class S>(const Noising<S>& in) {
+  with_noising<Device>(z0, nullptr, nullptr, {t, alpha_bar, growth, root_c}, seed,
+                       [&]<class S>(const Noising<S>& in) {
     hdrm::add_noise(device.on(), in, write<S>(out));
   });
   return out;
 }
 
 template <class Device>
-Tensor isotropic_noise_backward(const Tensor& grad, const Tensor& z0, const Tensor& signal,
-                                const Tensor& noise, const Tensor& seed) {
-  Device device(z0, grad, signal, noise, seed);
-  const Tensor g = fit(grad, z0.numel(), z0.scalar_type()), gz0 = like(z0);
-  with_noising(z0, nullptr, nullptr, signal, noise, seed, [&]<class S>(const Noising<S>& in) {
+Tensor isotropic_noise_backward(const Tensor& grad, const Tensor& z0, const Tensor& t,
+                                const Tensor& alpha_bar, const Tensor& seed, double growth,
+                                double root_c) {
+  Device device(z0, grad, t, alpha_bar, seed);
+  const Tensor g = fit("the gradient", grad, z0.numel(), z0.scalar_type()), gz0 = like(z0);
+  with_noising<Device>(z0, nullptr, nullptr, {t, alpha_bar, growth, root_c}, seed,
+                       [&]<class S>(const Noising<S>& in) {
     hdrm::isotropic_noise_backward(device.on(), in, read<S>(g), write<S>(gz0));
   });
   return gz0;
@@ -115,7 +142,8 @@ Tensor column_statistics_backward(const Tensor& gmean_, const Tensor& gstd_, con
   Device device(z0_, gmean_, gstd_);
   const int width = check_table(z0_);
   const Tensor z0 = torch::stable::contiguous(z0_), gz0 = like(z0);
-  const Tensor gmean = fit(gmean_, width, arithmetic(z0)), gstd = fit(gstd_, width, arithmetic(z0));
+  const Tensor gmean = fit("mean's gradient", gmean_, width, arithmetic(z0));
+  const Tensor gstd = fit("std's gradient", gstd_, width, arithmetic(z0));
   by_storage(z0, [&]<class S>(S) {
     using T = Arithmetic<S>;
     hdrm::column_statistics_backward(device.on(), read<T>(gmean), read<T>(gstd), read<S>(z0),

@@ -9,7 +9,6 @@
 #include "cpu/clones.h"
 #include "cpu/normals.h"
 #include "cpu/team.h"
-#include "rows/noising.h"
 
 namespace hdrm {
 namespace {
@@ -58,13 +57,13 @@ HDRM_FN void run_add(const Task<S>& task, std::int64_t begin, std::int64_t end) 
   with_noise(*in.seed, in.width, begin, end, [&](std::int64_t row, const float* e) {
     const S* z = in.z0 + row * in.width;
     S* out = task.out + row * in.width;
-    const T a = in.signal[row], b = in.noise[row];
+    const Level<T> level = level_of<T>(in.schedule, row);
     if (in.mean) {
       team.each(in.width, [&](int k) {
-        out[k] = directional<T>(z[k], e[k], in.mean[k], in.std[k], a, b);
+        out[k] = directional<T>(z[k], e[k], in.mean[k], in.std[k], level);
       });
     } else {
-      team.each(in.width, [&](int k) { out[k] = isotropic<T>(z[k], e[k], a, b); });
+      team.each(in.width, [&](int k) { out[k] = isotropic<T>(z[k], e[k], level); });
     }
     out[0] = 0;
   });
@@ -75,7 +74,7 @@ HDRM_FN void run_signal(const Task<S>& task, std::int64_t begin, std::int64_t en
   const Serial team;
   const int n = task.in.width;
   for (std::int64_t row = begin; row < end; ++row) {
-    const Arithmetic<S> a = task.in.signal[row];
+    const Arithmetic<S> a = level_of<Arithmetic<S>>(task.in.schedule, row).signal;
     team.each(n, [&](int k) { task.out[row * n + k] = a * task.g[row * n + k]; });
     task.out[row * n] = 0;
   }
@@ -94,12 +93,12 @@ HDRM_FN void run_add_backward(const Task<S>& task, std::int64_t begin, std::int6
     S* gz = task.out + row * n;
     T* gmean = task.partial + row / kBlockRows * 2 * n;
     T* gstd = gmean + n;
-    const T a = in.signal[row], b = in.noise[row];
+    const Level<T> level = level_of<T>(in.schedule, row);
     team.each(n, [&](int k) {
-      const T of_noise = b * g[k];
+      const T of_noise = level.noise * g[k];
       gmean[k] += of_noise;
       gstd[k] += of_noise * directed<T>(z[k], e[k]);
-      gz[k] = a * g[k];
+      gz[k] = level.signal * g[k];
     });
     gz[0] = 0;
   });

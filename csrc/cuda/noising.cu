@@ -3,7 +3,6 @@
 #include "ops/noising.h"
 
 #include "cuda/column_sums.cuh"
-#include "rows/noising.h"
 
 namespace hdrm::cuda {
 namespace {
@@ -42,11 +41,11 @@ struct AddNoise {
     T z[kHeld], e[kHeld];
     place.load(in.z0 + row * in.width, z);
     noise_at(columns.key, row, place, e);
-    const T a = in.signal[row], b = in.noise[row];
+    const Level<T> level = level_of<T>(in.schedule, row);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
-      out[j] = kDirectional ? directional(z[j], e[j], columns.mean[j], columns.std[j], a, b)
-                            : isotropic(z[j], e[j], a, b);
+      out[j] = kDirectional ? directional(z[j], e[j], columns.mean[j], columns.std[j], level)
+                            : isotropic(z[j], e[j], level);
     }
   }
 };
@@ -55,15 +54,16 @@ template <class S>
 struct ScaleBySignal {
   using T = Arithmetic<S>;
   const S* g;
-  const T* signal;
+  Schedule schedule;
   int width;
   struct Columns {};
   __device__ __forceinline__ Columns columns(const Place&) const { return {}; }
   __device__ __forceinline__ void make(Columns, const Place& place, std::int64_t row,
                                        T* out) const {
     place.load(g + row * width, out);
+    const T a = level_of<T>(schedule, row).signal;
 #pragma unroll
-    for (int j = 0; j < kHeld; ++j) out[j] *= signal[row];
+    for (int j = 0; j < kHeld; ++j) out[j] *= a;
   }
 };
 
@@ -142,13 +142,13 @@ struct NoiseGradient {
     place.load(in.z0 + row * in.width, z);
     place.load(g + row * in.width, of_out);
     noise_at(state.key, row, place, e);
-    const T a = in.signal[row], b = in.noise[row];
+    const Level<T> level = level_of<T>(in.schedule, row);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
-      const T of_noise = b * of_out[j];
+      const T of_noise = level.noise * of_out[j];
       state.first[j] += of_noise;
       state.second[j] += of_noise * directed(z[j], e[j]);
-      gz[j] = a * of_out[j];
+      gz[j] = level.signal * of_out[j];
     }
     if (place.first == 0) gz[0] = 0;
     place.store(gz0 + row * in.width, gz);
@@ -323,7 +323,7 @@ void isotropic_noise_backward(const cuda::Stream& on, const Noising<S>& in, cons
   using namespace cuda;
   const int n = in.width;
   const TableLayout layout(in.rows, n, takes_quads(g, n) && takes_quads(gz0, n));
-  launch_elements("isotropic_noise_backward", on, layout, ScaleBySignal<S>{g, in.signal, n}, gz0);
+  launch_elements("isotropic_noise_backward", on, layout, ScaleBySignal<S>{g, in.schedule, n}, gz0);
 }
 
 template <class S>

@@ -6,6 +6,7 @@
 
 #include "cpu/parallel.h"
 #include "cuda/stream.h"
+#include "rows/noising.h"
 #include "rows/storage.h"
 
 namespace hdrm {
@@ -15,8 +16,8 @@ template <class S>
 struct Noising {
   using T = Arithmetic<S>;
   const S* z0;
-  const T *mean, *std;      // (width,) each; null for isotropic noise
-  const T *signal, *noise;  // (rows,) each: a and b
+  const T *mean, *std;  // (width,) each; null for isotropic noise
+  Schedule schedule;
   const std::int64_t* seed;
   std::int64_t rows;
   int width;
@@ -36,7 +37,7 @@ template <class S>
 void directional_noise_backward(const cuda::Stream&, const Noising<S>& in, const S* g, S* gz0,
                                 Arithmetic<S>* gmean, Arithmetic<S>* gstd);
 
-// gz0 ← gradient of isotropic noise; of `in` only signal, rows and width are read.
+// gz0 ← gradient of isotropic noise; of `in` only schedule, rows and width are read.
 template <class S>
 void isotropic_noise_backward(const cpu::Parallel&, const Noising<S>& in, const S* g, S* gz0);
 template <class S>

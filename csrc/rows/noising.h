@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "rows/philox.h"
 
@@ -18,14 +19,43 @@ HDRM_FN T directed(T z, T e) {
   return z > 0 ? size : z < 0 ? -size : z;
 }
 
+// What the levels of rows are made of.
+struct Schedule {
+  const std::int64_t* t;    // (rows,), the step of each row
+  const double* alpha_bar;  // (steps,)
+  std::int64_t steps;
+  double growth, root_c;
+};
+
+// a and b of a row.
 template <class T>
-HDRM_FN T directional(T z, T e, T mean, T std, T signal, T noise) {
-  return signal * z + noise * (mean + std * directed(z, e));
+struct Level {
+  T signal, noise;
+};
+
+// In double, rounded once. Nothing is looked up for a step that the schedule does not have: its row
+// becomes NaN, as a device's steps cannot be checked before without waiting for them.
+template <class T>
+HDRM_FN Level<T> level_of(const Schedule& schedule, std::int64_t row) {
+  const std::int64_t t = schedule.t[row];
+  const bool known = 0 <= t && t < schedule.steps;
+  const double level = known ? schedule.alpha_bar[t] : std::numeric_limits<double>::quiet_NaN();
+  double signal = std::sqrt(level);
+  if (schedule.growth != 0) {
+    const double time = schedule.root_c * static_cast<double>(t);
+    signal += schedule.growth * std::tanh(time / static_cast<double>(schedule.steps));
+  }
+  return {static_cast<T>(signal), static_cast<T>(std::sqrt(1 - level))};
 }
 
 template <class T>
-HDRM_FN T isotropic(T z, T e, T signal, T noise) {
-  return signal * z + noise * e;
+HDRM_FN T directional(T z, T e, T mean, T std, const Level<T>& level) {
+  return level.signal * z + level.noise * (mean + std * directed(z, e));
+}
+
+template <class T>
+HDRM_FN T isotropic(T z, T e, const Level<T>& level) {
+  return level.signal * z + level.noise * e;
 }
 
 }  // namespace hdrm

@@ -34,9 +34,9 @@ def directional_noise(
     Args:
         z0: tangent vectors at the origin (B, d+1), any floating point dtype. 16 bits are widened to
             float32 where the kernel reads them, and the result is rounded once where it is written.
-        t: int64 (B,), the step of each row, 0 ≤ t < T (not checked: that would wait for the
-            device).
-        alpha_bar: floating point (T,), the cumulative products ᾱ.
+        t: int64 (B,), the step of each row, 0 ≤ t < T. Others are refused on the CPU; a GPU would
+            have to be waited for, so there nothing is looked up for them and their rows are NaN.
+        alpha_bar: floating point (T,), the cumulative products ᾱ. Has no gradient.
         seed: of the noise; None draws it from torch's generator, so ``torch.manual_seed`` rules.
         statistics: (μ, σ), each (d+1,), to use instead of the batch's own, float32 where z0 has 16
             bits; nothing is differentiated through them unless they require gradients themselves.
@@ -49,21 +49,25 @@ def directional_noise(
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit, or c ≤ 0.
+        RuntimeError: a step is not in 0 … T−1 (on the CPU; the reference raises an IndexError).
     """
-    signal, noise = _coefficients("directional_noise", z0, t, alpha_bar, growth, c)
+    alpha_bar, root_c = _schedule("directional_noise", z0, t, alpha_bar, c)
     if statistics is None:
         mean, std = column_statistics(z0)
     else:
         mean, std = statistics
+        wide = z0.new_empty(0, dtype=checks.arithmetic(z0.dtype))
         for name, value in (("mean", mean), ("std", std)):
             if value.shape != z0.shape[1:]:
                 raise ValueError(
                     f"directional_noise: statistics' {name} must have shape {tuple(z0.shape[1:])}, "
                     f"got {tuple(value.shape)}"
                 )
-            checks.same_as("directional_noise", "the arithmetic of z0", signal, name, value)
+            checks.same_as("directional_noise", "the arithmetic of z0", wide, name, value)
     seed = philox.seed_tensor(seed, z0.device)
-    return backend.call("directional_noise", z0, mean, std, signal, noise, seed)
+    return backend.call(
+        "directional_noise", z0, mean, std, t, alpha_bar, seed, float(growth), root_c
+    )
 
 
 def isotropic_noise(
@@ -76,9 +80,9 @@ def isotropic_noise(
     c: float = 1.0,
 ) -> Tensor:
     """Noise z0 to step t with isotropic noise; arguments and errors as directional_noise."""
-    signal, noise = _coefficients("isotropic_noise", z0, t, alpha_bar, growth, c)
+    alpha_bar, root_c = _schedule("isotropic_noise", z0, t, alpha_bar, c)
     seed = philox.seed_tensor(seed, z0.device)
-    return backend.call("isotropic_noise", z0, signal, noise, seed)
+    return backend.call("isotropic_noise", z0, t, alpha_bar, seed, float(growth), root_c)
 
 
 def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,10 +101,8 @@ def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
     return backend.call("column_statistics", z0)
 
 
-def _coefficients(
-    op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, growth: float, c: float
-) -> tuple[Tensor, Tensor]:
-    """a and b of each row, in the dtype that z0 is computed in."""
+def _schedule(op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, c: float) -> tuple[Tensor, float]:
+    """ᾱ in float64 and √c, after a look at the arguments that both kinds of noise have."""
     c = checks.curvature(c)
     checks.table(op, storage=True, z0=z0)
     checks.ids(op, "t", t, (z0.shape[0],), z0.device)
@@ -111,13 +113,17 @@ def _coefficients(
         )
     if alpha_bar.device != z0.device:
         raise ValueError(f"{op}: alpha_bar must be on {z0.device}, got {alpha_bar.device}")
-    signal = alpha_bar.sqrt()  # of each step: there are fewer steps than rows, mostly
+    return alpha_bar.to(torch.float64), c**0.5
+
+
+def _levels(t: Tensor, alpha_bar: Tensor, growth: float, root_c: float) -> tuple[Tensor, Tensor]:
+    """a and b of each row, as columns."""
+    level = alpha_bar.index_select(0, t)
+    signal = level.sqrt()
     if growth:
-        step = torch.arange(alpha_bar.numel(), device=z0.device)
-        signal = signal + growth * torch.tanh(c**0.5 * step / alpha_bar.numel())
-    dtype = checks.arithmetic(z0.dtype)
-    noise = (1 - alpha_bar).sqrt()
-    return signal.to(dtype).index_select(0, t), noise.to(dtype).index_select(0, t)
+        time = root_c * t.to(level.dtype) / alpha_bar.numel()
+        signal = signal + growth * torch.tanh(time)
+    return signal[:, None], (1 - level).sqrt()[:, None]
 
 
 def _normals(z0: Tensor, seed: Tensor) -> Tensor:
@@ -133,14 +139,25 @@ def _without_time(z: Tensor) -> Tensor:
 
 
 def _directional(
-    z0: Tensor, mean: Tensor, std: Tensor, signal: Tensor, noise: Tensor, seed: Tensor
+    z0: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    t: Tensor,
+    alpha_bar: Tensor,
+    seed: Tensor,
+    growth: float,
+    root_c: float,
 ) -> Tensor:
+    a, b = _levels(t, alpha_bar, growth, root_c)
     direction = mean + std * (torch.sgn(z0.detach()) * _normals(z0, seed).abs())
-    return _without_time(signal[:, None] * z0 + noise[:, None] * direction)
+    return _without_time(a * z0 + b * direction)
 
 
-def _isotropic(z0: Tensor, signal: Tensor, noise: Tensor, seed: Tensor) -> Tensor:
-    return _without_time(signal[:, None] * z0 + noise[:, None] * _normals(z0, seed))
+def _isotropic(
+    z0: Tensor, t: Tensor, alpha_bar: Tensor, seed: Tensor, growth: float, root_c: float
+) -> Tensor:
+    a, b = _levels(t, alpha_bar, growth, root_c)
+    return _without_time(a * z0 + b * _normals(z0, seed))
 
 
 def _statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,14 +173,15 @@ def _statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
 
 backend.define(
     "directional_noise",
-    "(Tensor z0, Tensor mean, Tensor std, Tensor signal, Tensor noise, Tensor seed) -> Tensor",
+    "(Tensor z0, Tensor mean, Tensor std, Tensor t, Tensor alpha_bar, Tensor seed, float growth, "
+    "float root_c) -> Tensor",
     reference=_directional,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
     differentiable=(0, 1, 2),
 )
 backend.define(
     "isotropic_noise",
-    "(Tensor z0, Tensor signal, Tensor noise, Tensor seed) -> Tensor",
+    "(Tensor z0, Tensor t, Tensor alpha_bar, Tensor seed, float growth, float root_c) -> Tensor",
     reference=_isotropic,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
     differentiable=(0,),

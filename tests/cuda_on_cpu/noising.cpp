@@ -25,8 +25,10 @@ template <class S>
 struct Tables {
   using T = Arithmetic<S>;
   std::vector<S> z0, g;
-  std::vector<T> mean, std, signal, noise;
+  std::vector<T> mean, std;
+  std::vector<std::int64_t> t;
 };
+const std::vector<double> kAlphaBar{0.9, 0.5, 0.2};
 
 template <class S>
 Tables<S> make_tables(const Shape& shape) {
@@ -34,9 +36,10 @@ Tables<S> make_tables(const Shape& shape) {
   const auto table = [&] { return normal_table<S>(random, shape.rows, shape.width); };
   using T = Arithmetic<S>;
   const auto column = [&](std::int64_t count) { return normal_table<T>(random, count, 1); };
-  Tables<S> tables{table(), table(), column(shape.width), column(shape.width), column(shape.rows),
-                   column(shape.rows)};
-  for (std::int64_t row = 0; row < shape.rows; ++row) {  // a column without spread, and one far off
+  Tables<S> tables{table(), table(), column(shape.width), column(shape.width), {}};
+  for (std::int64_t row = 0; row < shape.rows; ++row) {
+    tables.t.push_back(row % static_cast<std::int64_t>(kAlphaBar.size()));
+    // A column without spread, and one far off.
     tables.z0[row * shape.width + shape.width - 1] = 3;
     if (sizeof(S) > 2 && shape.width == 65) tables.z0[row * shape.width + 1] = 1000 + row % 3;
   }
@@ -45,8 +48,7 @@ Tables<S> make_tables(const Shape& shape) {
 
 template <class S>
 Tables<double> in_double(const Tables<S>& t) {
-  return {widened(t.z0),  widened(t.g),      widened(t.mean),
-          widened(t.std), widened(t.signal), widened(t.noise)};
+  return {widened(t.z0), widened(t.g), widened(t.mean), widened(t.std), t.t};
 }
 
 // The results of an op, row by row: a table, then numbers per column.
@@ -62,12 +64,14 @@ Results<S> run(const std::string& op, const On& on, const Tables<S>& tables, con
   using T = Arithmetic<S>;
   Buffer<S> z0(tables.z0, offset), g(tables.g, offset), out(tables.z0.size(), offset);
   Buffer<T> mean(tables.mean, offset), std(tables.std, offset);
-  Buffer<T> signal(tables.signal, 0), noise(tables.noise, 0);
+  Buffer<std::int64_t> t(tables.t, 0);
+  Buffer<double> alpha_bar(kAlphaBar, 0);
   Buffer<T> first(shape.width), second(shape.width);
   const std::int64_t seed = 123456789012345;
   const bool directional = op.starts_with("directional");
   const Noising<S> in{z0.data(), directional ? mean.data() : nullptr,
-                      directional ? std.data() : nullptr, signal.data(), noise.data(), &seed,
+                      directional ? std.data() : nullptr,
+                      {t.data(), alpha_bar.data(), std::ssize(kAlphaBar), 0.1, 1}, &seed,
                       shape.rows, shape.width};
   if (op == "directional_noise" || op == "isotropic_noise") {
     add_noise(on, in, out.data());

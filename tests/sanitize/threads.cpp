@@ -135,10 +135,12 @@ template <class T>
 void check_noising() {
   const auto z0 = numbers<T>(kRows * kWidth, 1), g = numbers<T>(kRows * kWidth, 2);
   const auto mean = numbers<T>(kWidth, 3), std = numbers<T>(kWidth, 4);
-  const auto signal = numbers<T>(kRows, 5), noise = numbers<T>(kRows, 6);
-  const std::int64_t seed = 7;
-  const Noising<T> in{z0.data(), mean.data(), std.data(), signal.data(), noise.data(), &seed,
-                      kRows, kWidth};
+  const std::vector<double> alpha_bar{0.9, 0.5, 0.2};
+  const std::int64_t num_steps = alpha_bar.size(), seed = 7;
+  std::vector<std::int64_t> t(kRows);
+  for (std::int64_t row = 0; row < kRows; ++row) t[row] = row % num_steps;
+  const Noising<T> in{z0.data(), mean.data(), std.data(),
+                      {t.data(), alpha_bar.data(), num_steps, 0.1, 1}, &seed, kRows, kWidth};
   Noising<T> isotropic = in;
   isotropic.mean = isotropic.std = nullptr;
   // A result of a table and two columns, which `run` fills as far as it has them.
