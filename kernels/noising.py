@@ -25,18 +25,19 @@ MERGED = {"BLOCKS": 256, "COLUMNS": 8, "num_warps": 4, "maxnreg": 255}
 
 @triton.jit
 def levels(mine, t, alpha_bar, steps, growth, root_c, GROWS: tl.constexpr, T: tl.constexpr):
-    """a and b of these rows, as columns: in double, rounded once. Nothing is looked up for a step that
-    the schedule does not have; its row becomes NaN.
+    """a and b of these rows, as columns: ᾱ and 1 − ᾱ in double, for ᾱ may be near 1, the rest in T.
+
+    Nothing is looked up for a step that the schedule does not have; its row becomes NaN.
     """
     step = numbers(t, mine, tl.int64)
     known = (step >= 0) & (step < steps)
     level = tl.load(alpha_bar + step, mask=known, other=float("nan"))
-    a = tl.sqrt(level)
+    a = tl.sqrt(level.to(T))
     if GROWS:
-        time = number(root_c, tl.float64) * step.to(tl.float64) / steps
+        time = number(root_c, T) * step.to(T) / steps
         e = tl.exp(-2 * time)
-        a += number(growth, tl.float64) * ((1 - e) / (1 + e))
-    return a.to(T)[:, None], tl.sqrt(1 - level).to(T)[:, None]
+        a += number(growth, T) * ((1 - e) / (1 + e))
+    return a[:, None], tl.sqrt((1 - level).to(T))[:, None]
 
 
 @triton.jit

@@ -33,19 +33,21 @@ struct Level {
   T signal, noise;
 };
 
-// In double, rounded once. Nothing is looked up for a step that the schedule does not have: its row
-// becomes NaN, as a device's steps cannot be checked before without waiting for them.
+// ᾱ and 1 − ᾱ are taken in double, for ᾱ may be near 1, and the rest in T: every lane of a device does
+// this for its row, and most devices have few units for double. Nothing is looked up for a step that
+// the schedule does not have: its row becomes NaN, as a device's steps cannot be checked before without
+// waiting for them.
 template <class T>
 HDRM_FN Level<T> level_of(const Schedule& schedule, std::int64_t row) {
   const std::int64_t t = schedule.t[row];
   const bool known = 0 <= t && t < schedule.steps;
   const double level = known ? schedule.alpha_bar[t] : std::numeric_limits<double>::quiet_NaN();
-  double signal = std::sqrt(level);
+  T signal = std::sqrt(static_cast<T>(level));
   if (schedule.growth != 0) {
-    const double time = schedule.root_c * static_cast<double>(t);
-    signal += schedule.growth * std::tanh(time / static_cast<double>(schedule.steps));
+    const T time = static_cast<T>(schedule.root_c) * static_cast<T>(t);
+    signal += static_cast<T>(schedule.growth) * std::tanh(time / static_cast<T>(schedule.steps));
   }
-  return {static_cast<T>(signal), static_cast<T>(std::sqrt(1 - level))};
+  return {signal, std::sqrt(static_cast<T>(1 - level))};
 }
 
 template <class T>
