@@ -105,6 +105,8 @@ def same_as(op: str, first_name: str, first: Tensor, name: str, tensor: Tensor) 
 
 def table(op: str, *, storage: bool = False, **tensors: Tensor) -> None:
     """Refuse what is not a floating point matrix (n, d+1)."""
+    if _fit(tensors.values()) and all(tensor.dim() == 2 for tensor in tensors.values()):
+        return
     heads = {
         name: tensor[:0] if isinstance(tensor, Tensor) and tensor.dim() else tensor
         for name, tensor in tensors.items()
