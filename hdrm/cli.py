@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import click
@@ -45,6 +46,7 @@ def cli() -> None:
     hdrm train ml-1m_clean          a data set by name or path
     hdrm evaluate RUN               the metrics of a run again
     hdrm recommend RUN --user 7     the items for one user
+    hdrm graph build FILE -o GRAPH  a graph in files, larger than memory holds pairs
     """
 
 
@@ -169,6 +171,71 @@ def kernels(full, markdown, json_file, keep) -> int:
     from .kernels import report
 
     return report.run(full, markdown, json_file, keep)
+
+
+class _Count(click.ParamType):
+    """A positive whole number, also as 1e6."""
+
+    name = "count"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int):
+            return value
+        try:
+            number = Decimal(value)
+            if number == number.to_integral_value() and 1 <= number < 2**63:
+                return int(number)
+        except InvalidOperation:
+            pass
+        self.fail(f"{value!r} is not a positive whole number such as 250000 or 2.5e5", param, ctx)
+
+
+@cli.group()
+def graph() -> None:
+    """Build graphs in files, for data larger than `hdrm train` reads."""
+
+
+@graph.command("build")
+@click.argument("interactions", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The graph's "
+              "folder; it must not exist or be empty.")  # fmt: skip
+@click.option("--order", type=click.Choice(["locality", "none"]), default="locality",
+              show_default=True, help="Number nodes with common neighbours close to each other, or "
+              "as their ids are sorted.")  # fmt: skip
+def graph_build(interactions, out, order) -> None:
+    """Build the graph of INTERACTIONS, a .parquet, .csv, .tsv or .inter file, in a folder.
+
+    Columns are found as `hdrm train` finds them; times are ignored, repeated pairs count once. The
+    file is streamed: memory stays below twice the graph's size. hdrm.data.graph_files.load_graph
+    reads the folder.
+    """
+    from .data.graph_files import build_graph
+
+    console = Console(stderr=True)
+    with console.status("") as status:
+        made = build_graph(interactions, out, order=order, progress=status.update)
+    console.print(
+        f"{made['num_users']:,} users × {made['num_items']:,} items, {made['edges']:,} edges, "
+        f"{made['duplicates_dropped']:,} repeated interactions dropped: {out}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+@graph.command("generate")
+@click.option("--users", type=_Count(), required=True)
+@click.option("--items", type=_Count(), required=True)
+@click.option("--interactions", type=_Count(), required=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="A new .parquet "
+              "file.")  # fmt: skip
+def graph_generate(users, items, interactions, seed, out) -> None:
+    """Generate interactions with power laws and a tree of tastes; counts may be written 1e6."""
+    from .data.synthetic_stream import power_law
+
+    power_law(out, users, items, interactions, seed)
+    Console(stderr=True).print(
+        f"{interactions:,} interactions: {out}", highlight=False, soft_wrap=True
+    )
 
 
 @cli.command(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdrm.data import load
+from hdrm.data import load, synthetic_stream
 from hdrm.data.synthetic import hierarchical
+from hdrm.data.synthetic_stream import power_law
 
 
 def test_demo_is_the_same_everywhere():
@@ -77,3 +82,61 @@ def test_neighbours_beat_popularity_on_the_demo():
     ranked_by_count = recall_at_20(np.tile(popularity, (data.num_users, 1)), data)
     assert ranked_by_count > 0.1
     assert recall_at_20(train @ cosine, data) > 1.5 * ranked_by_count
+
+
+def test_streamed_interactions_are_distinct_exact_and_reproducible(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic_stream, "BLOCK", 5000)  # many blocks, users larger than one
+    for seed, name in ((0, "a"), (0, "b"), (1, "c")):
+        power_law(tmp_path / name, 2_000, 3_000, 60_000, seed)
+    frame = pl.read_parquet(tmp_path / "a")
+    assert frame.schema == {"user": pl.Int64, "item": pl.Int64}
+    assert len(frame) == frame.n_unique() == 60_000 and frame["user"].is_sorted()
+    assert frame["user"].n_unique() == frame["user"].max() + 1 == 2_000
+    assert frame["item"].min() >= 0 and frame["item"].max() < 3_000
+    assert frame.equals(pl.read_parquet(tmp_path / "b"))
+    assert not frame.equals(pl.read_parquet(tmp_path / "c"))
+    # Other bits than these make every published time and size another one's.
+    digest = hashlib.sha256(frame.to_numpy().astype("<i8").tobytes(order="C")).hexdigest()
+    assert digest[:16] == "3fbbd6cf27e14671"
+    users = np.sort(np.bincount(frame["user"]))[::-1]
+    items = np.sort(np.bincount(frame["item"]))[::-1]
+    assert 5 * 30 < users[0] <= 3_000 // 4 + 30 and users[-1] >= 10
+    assert items[:300].sum() > 0.4 * 60_000
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("sizes", [(1, 20, 1), (40, 10, 20), (7, 1_000, 350), (100, 100, 500)])
+def test_streamed_sizes_at_the_edge(tmp_path, sizes):
+    users, items, total = sizes
+    if not users <= total <= users * items // 20:
+        with pytest.raises(ValueError, match="must lie between"):
+            power_law(tmp_path / "a", *sizes, 0)
+    else:
+        power_law(tmp_path / "a", *sizes, 0)
+        frame = pl.read_parquet(tmp_path / "a")
+        assert len(frame) == frame.n_unique() == total and frame["user"].n_unique() == users
+
+
+def test_a_streamed_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(FileExistsError, match="a exists; name another file"):
+        power_law(tmp_path / "a", 10, 100, 20, 0)
+    with pytest.raises(ValueError, match="sizes must be at least 1"):
+        power_law(tmp_path / "b", 0, 100, 20, 0)
+    calls = []
+
+    def stop(*args):
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(synthetic_stream, "draw_distinct", stop)
+    with pytest.raises(BaseException):  # noqa: B017  polars wraps what a source raises
+        power_law(tmp_path / "b", 10, 100, 20, 0)
+    assert calls and os.listdir(tmp_path) == ["a"]
+
+    def fail(*args, **named):
+        raise pl.exceptions.ComputeError("No space left on device (os error 28)\nmore")
+
+    monkeypatch.setattr(pl.LazyFrame, "sink_parquet", fail)
+    with pytest.raises(OSError, match="b cannot be written: No space left on device .os error 28.$"):
+        power_law(tmp_path / "b", 10, 100, 20, 0)

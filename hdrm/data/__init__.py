@@ -1,7 +1,7 @@
 """Interactions: reading, splitting, generating and batching (user, item) pairs.
 
-``hdrm.data.load`` is the door; ``hdrm.data.sampling`` (the only part that needs torch) draws
-training batches.
+``hdrm.data.load`` is the door; ``hdrm.data.sampling`` draws training batches;
+``hdrm.data.graph_files`` builds and reads graphs in files. Only the last two need torch.
 """
 
 from __future__ import annotations

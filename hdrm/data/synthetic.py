@@ -52,16 +52,21 @@ def hierarchical(
         )
     rng = np.random.Generator(np.random.PCG64(seed))
     quota = _activity(num_users, num_interactions, rng)
-    tree = _Tree(num_items, branching, rng)
+    tree = Tree(num_items, branching, rng)
     # Squaring favours the low leaves: some genres are larger than others.
-    homes = _below(rng.random((num_users, HOMES)) ** 2, tree.num_leaves)
+    homes = below(rng.random((num_users, HOMES)) ** 2, tree.num_leaves)
+    return draw_distinct(quota, homes, tree, rng)
 
+
+def draw_distinct(quota: np.ndarray, homes: np.ndarray, tree: Tree, rng) -> np.ndarray:
+    """quota[u] different items for each user u with these homes, int64 (quota.sum(), 2)."""
+    num_users, num_items = len(quota), tree.num_items
     # Pairs as user · num_items + place, in sorted, mutually disjoint chunks, one an attempt.
     chunks: list[np.ndarray] = []
     missing = quota
     while missing.any():
         users = np.repeat(np.arange(num_users), missing)
-        home = homes[users, _below(rng.random(len(users)) ** 2, HOMES)]
+        home = homes[users, below(rng.random(len(users)) ** 2, HOMES)]
         # What a user's niches cannot supply after a few attempts comes from higher up.
         places = tree.draw(home, rng, extra_climb=len(chunks) // 3)
         new = np.sort(users * num_items + places)
@@ -74,7 +79,7 @@ def hierarchical(
     return np.stack([users, tree.item_at[places]], axis=1)
 
 
-class _Tree:
+class Tree:
     """Items on a line so that every subtree is an interval, with cumulative popularity."""
 
     def __init__(self, num_items: int, branching: tuple[int, ...], rng) -> None:
@@ -82,8 +87,8 @@ class _Tree:
         self.depth = len(branching)
         self.num_nodes = np.cumprod([1, *branching])  # by level, the root first
         self.num_leaves = int(self.num_nodes[-1])
-        self.item_at = _shuffle(num_items, rng)  # ids tell nothing about the tree
-        popularity = 2**40 // (_shuffle(num_items, rng) + 6)
+        self.item_at = shuffle(num_items, rng)  # ids tell nothing about the tree
+        popularity = 2**40 // (shuffle(num_items, rng) + 6)
         self.mass = np.concatenate([[0], np.cumsum(popularity)])
 
     def draw(self, leaf: np.ndarray, rng, extra_climb: int) -> np.ndarray:
@@ -97,24 +102,25 @@ class _Tree:
         last = np.maximum(self.num_items * (node + 1) // self.num_nodes[level], first + 1)
         low, high = self.mass[first], self.mass[last]
         draw = rng.random(len(leaf))
-        by_popularity = np.searchsorted(self.mass, low + _below(draw, high - low), "right") - 1
-        return np.where(climb <= self.depth, by_popularity, _below(draw, self.num_items))
+        by_popularity = np.searchsorted(self.mass, low + below(draw, high - low), "right") - 1
+        return np.where(climb <= self.depth, by_popularity, below(draw, self.num_items))
 
 
 def _activity(num_users: int, total: int, rng) -> np.ndarray:
     """Interactions per user, summing to total; at most 5 times the mean."""
     equal = max(total // (3 * num_users), 1)
-    share = np.cumsum(1 / (_shuffle(num_users, rng) + 1 + num_users / 20))
-    ends = _below(share / share[-1], total - equal * num_users)
+    share = np.cumsum(1 / (shuffle(num_users, rng) + 1 + num_users / 20))
+    ends = below(share / share[-1], total - equal * num_users)
     return equal + np.diff(ends, prepend=0)
 
 
-def _shuffle(size: int, rng) -> np.ndarray:
+def shuffle(size: int, rng) -> np.ndarray:
+    """The numbers 0 … size−1 in random order."""
     # Generator.permutation may change between numpy releases; the doubles of PCG64 do not.
     return np.argsort(rng.random(size), kind="stable")
 
 
-def _below(uniform: np.ndarray, bound) -> np.ndarray:
+def below(uniform: np.ndarray, bound) -> np.ndarray:
     """Integers in [0, bound) from doubles in [0, 1)."""
     return (uniform * bound).astype(np.int64)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +20,7 @@ _ROLES = {
 }
 _HEADERLESS = {2: ("user", "item"), 3: ("user", "item", "time"),
                4: ("user", "item", "rating", "time")}  # 4: MovieLens' order
-_MISSING = ("", "nan", "null")
+MISSING = ("", "nan", "null")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,30 +46,72 @@ def read_table(path: Path) -> Table:
 
     Raises ValueError, with the line number, for malformed lines and for missing or negative ids.
     """
+    source = open_table(path)
+    frame = source.frame
+    if not len(frame):
+        raise ValueError(f"{path} holds no interactions")
+    pl = source.pl
+    users, user_labels = _encode(pl, source, "user")
+    items, item_labels = _encode(pl, source, "item")
+    time = _parse_time(pl, source) if "time" in frame.columns else None
+    pairs = np.stack([users, items], axis=1)
+    return Table(pairs, time, user_labels, item_labels, tuple(source.notes))
+
+
+def open_table(path: Path) -> Source:
+    """The file's columns user, item[, time] and "row", found but not read: ``Source.lazy``.
+
+    Raises ValueError where the columns cannot be found, and as ``read_table`` on a damaged start.
+    """
     try:
         import polars as pl
     except ImportError:
         raise ImportError(f"reading {path.name} needs polars: pip install polars") from None
 
-    if path.suffix.lower() == ".parquet":
-        source = _Parquet(path, pl)
-    else:
-        source = _Text(path, pl)
-    frame, notes = source.frame, source.notes
-    if not len(frame):
-        raise ValueError(f"{path} holds no interactions")
-    users, user_labels = _encode(pl, source, "user")
-    items, item_labels = _encode(pl, source, "item")
-    time = _parse_time(pl, source) if "time" in frame.columns else None
-    pairs = np.stack([users, items], axis=1)
-    return Table(pairs, time, user_labels, item_labels, tuple(notes))
+    return (_Parquet if path.suffix.lower() == ".parquet" else _Text)(path, pl)
 
 
-class _Text:
-    """A delimited file read as strings: ``frame`` with columns user, item[, time]."""
+class Source:
+    """A file of interactions. ``lazy`` has user, item[, time] and "row", where a row stood."""
 
     def __init__(self, path: Path, pl) -> None:
-        self.path = path
+        self.path, self.pl = path, pl
+
+    @functools.cached_property
+    def frame(self):
+        """All rows."""
+        return self.collect(self.lazy)
+
+    def collect(self, lazy):
+        """A query on ``lazy``, streamed, with polars' errors as one ValueError."""
+        try:
+            return lazy.collect(engine="streaming")
+        except self.pl.exceptions.PolarsError as error:
+            self._raise_unreadable(error)
+
+    def batches(self, rows: int):
+        """Frames of the columns user and item, about ``rows`` rows each, in the file's order."""
+        try:
+            yield from self.lazy.select("user", "item").collect_batches(
+                chunk_size=rows, engine="streaming"
+            )
+        except self.pl.exceptions.PolarsError as error:
+            self._raise_unreadable(error)
+
+    def refuse_first(self, bad, what: str) -> None:
+        """ValueError that names the first row for which the expression ``bad`` is true, if any."""
+        found = self.collect(self.lazy.filter(bad).head(1))
+        if len(found):
+            values = found.row(0, named=True)
+            shown = ", ".join(f"{name} {values[name]!r}" for name in _ROLES if name in values)
+            raise ValueError(f"{self.path}, {self.place(values['row'])}: {what} ({shown})")
+
+
+class _Text(Source):
+    """A delimited file read as strings."""
+
+    def __init__(self, path: Path, pl) -> None:
+        super().__init__(path, pl)
         self.quoting = path.suffix.lower() != ".inter"
         self.separator = "," if path.suffix.lower() == ".csv" else "\t"
         first = self._first_record()
@@ -85,20 +128,30 @@ class _Text:
                 f"expected, got {len(first)}; add a header line"
             )
         self.header = header
+        self.width = len(first)
+        lazy = pl.scan_csv(
+            path, separator=self.separator, has_header=header, infer_schema=False,
+            quote_char='"' if self.quoting else None,
+        )
         try:
-            frame = pl.read_csv(
-                path, separator=self.separator, has_header=header, infer_schema=False,
-                quote_char='"' if self.quoting else None,
-            )
+            names = lazy.collect_schema().names()
         except pl.exceptions.PolarsError as error:
-            self._raise_malformed(len(first), str(error).splitlines()[0])
+            self._raise_unreadable(error)
         # Blank lines arrive as rows of nulls; "row" remembers where a line stood in the file.
-        blank = pl.all_horizontal(pl.all().is_null())
-        chosen = [pl.nth(at).str.strip_chars().alias(name) for name, at in columns.items()]
-        rows = pl.int_range(pl.len(), dtype=pl.Int64).alias("row")
-        self.frame = frame.select(*chosen, rows, blank.alias("blank")).filter(~pl.col("blank"))
-        if not header and len(first) == 3:
-            self._refuse_ratings_as_time(pl)
+        blank = pl.all_horizontal(pl.col(names).is_null())
+        chosen = [pl.col(names[at]).str.strip_chars().alias(to) for to, at in columns.items()]
+        self.lazy = (
+            lazy.select(*chosen, blank.alias("blank"))
+            .with_row_index("row")
+            .filter(~pl.col("blank"))
+        )
+
+    @functools.cached_property
+    def frame(self):
+        frame = self.collect(self.lazy)
+        if not self.header and self.width == 3:
+            self._refuse_ratings_as_time(frame)
+        return frame
 
     def place(self, row: int) -> str:
         """'line N' of a data row, found by reading the file again."""
@@ -126,16 +179,17 @@ class _Text:
             return [field.strip() for field in record]
         raise ValueError(f"{self.path} is empty")
 
-    def _raise_malformed(self, width: int, reason: str) -> NoReturn:
+    def _raise_unreadable(self, error: Exception) -> NoReturn:
+        reason = str(error).splitlines()[0]
         for number, record in self._records():
-            if len(record) > width:
+            if len(record) > self.width:
                 raise ValueError(
-                    f"{self.path}, line {number}: expected {width} columns, got {len(record)}"
+                    f"{self.path}, line {number}: expected {self.width} columns, got {len(record)}"
                 ) from None
         raise ValueError(f"{self.path} cannot be read as text columns: {reason}") from None
 
-    def _refuse_ratings_as_time(self, pl) -> None:
-        values = self.frame["time"].cast(pl.Float64, strict=False)
+    def _refuse_ratings_as_time(self, frame) -> None:
+        values = frame["time"].cast(self.pl.Float64, strict=False)
         if len(values) > 100 and (values.max() or 0) <= 10:
             raise ValueError(
                 f"{self.path}: the third of three columns without a header is read as time, but "
@@ -143,33 +197,38 @@ class _Text:
             )
 
 
-class _Parquet:
-    """A Parquet file: ``frame`` with columns user, item[, time] in their stored types."""
+class _Parquet(Source):
+    """A Parquet file, columns in their stored types."""
 
     def __init__(self, path: Path, pl) -> None:
-        self.path = path
+        super().__init__(path, pl)
         try:
-            names = list(pl.read_parquet_schema(path))
-            columns, self.notes = _assign_roles(path, names)
-            frame = pl.read_parquet(path, columns=[names[at] for at in columns.values()])
+            schema = pl.read_parquet_schema(path)
         except pl.exceptions.PolarsError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{path} is not a readable Parquet file: {reason}") from None
-        frame = frame.select(pl.col(names[at]).alias(name) for name, at in columns.items())
+            self._raise_unreadable(error)
+        names = list(schema)
+        columns, self.notes = _assign_roles(path, names)
+        chosen = {name: pl.col(names[at]) for name, at in columns.items()}
+        lazy = pl.scan_parquet(path)
         for name in ("user", "item"):
-            kind = frame[name].dtype
+            kind = schema[names[columns[name]]]
             if kind in (pl.Categorical, pl.Enum):
-                frame = frame.with_columns(pl.col(name).cast(pl.String))
+                chosen[name] = chosen[name].cast(pl.String)
             elif not (kind.is_integer() or kind == pl.String):
-                nan = kind.is_float() and frame[name].is_nan().any()
+                any_nan = lazy.select(chosen[name].is_nan().any())
+                nan = kind.is_float() and self.collect(any_nan).item()
                 raise ValueError(
                     f"{path}: column {name} holds {kind}{' with NaN' if nan else ''}; ids must be "
                     "integers or strings"
                 )
-        self.frame = frame.with_row_index("row")
+        self.lazy = lazy.select(**chosen).with_row_index("row")
 
     def place(self, row: int) -> str:
         return f"row {row}"
+
+    def _raise_unreadable(self, error: Exception) -> NoReturn:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{self.path} is not a readable Parquet file: {reason}") from None
 
 
 def _assign_roles(path: Path, header: list[str]) -> tuple[dict[str, int], list[str]]:
@@ -194,12 +253,18 @@ def _assign_roles(path: Path, header: list[str]) -> tuple[dict[str, int], list[s
     return columns, notes
 
 
-def _encode(pl, source: _Text | _Parquet, role: str):
+def missing_ids(pl, role: str, kind):
+    """The expression that is true where an id column of this dtype has no id."""
+    missing = pl.col(role).is_null()
+    if kind == pl.String:
+        missing |= pl.col(role).str.to_lowercase().is_in(MISSING)
+    return missing
+
+
+def _encode(pl, source: Source, role: str):
     """Codes 0 … n−1 (int64 array) and the sorted labels of an id column."""
     column = source.frame[role]
-    missing = column.is_null()
-    if column.dtype == pl.String:
-        missing |= column.str.to_lowercase().is_in(_MISSING)
+    missing = source.frame.select(missing_ids(pl, role, column.dtype)).to_series()
     _refuse(source, missing, f"missing {role} id")
     integers = column.cast(pl.Int64, strict=False)
     column = column.cast(pl.String) if integers.null_count() else integers
@@ -212,7 +277,7 @@ def _encode(pl, source: _Text | _Parquet, role: str):
     return codes, labels.to_numpy()
 
 
-def _parse_time(pl, source: _Text | _Parquet) -> np.ndarray:
+def _parse_time(pl, source: Source) -> np.ndarray:
     """Comparable numbers: integers, floats, or dates and date-times as their epoch count."""
     column = source.frame["time"]
     if column.dtype == pl.String:
@@ -244,13 +309,10 @@ def _parse_dates(pl, column):
     return dates.to_physical()
 
 
-def _refuse(source: _Text | _Parquet, bad, what: str) -> None:
+def _refuse(source: Source, bad, what: str) -> None:
     if bad.any():
-        at = int(bad.arg_true()[0])
-        place = source.place(int(source.frame["row"][at]))
-        values = source.frame.row(at, named=True)
-        shown = ", ".join(f"{name} {values[name]!r}" for name in _ROLES if name in values)
-        raise ValueError(f"{source.path}, {place}: {what} ({shown})")
+        row = source.frame["row"][int(bad.arg_true()[0])]
+        source.refuse_first(source.pl.col("row") == row, what)
 
 
 def _is_number(field: str) -> bool:
