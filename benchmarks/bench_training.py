@@ -72,16 +72,7 @@ def _stepper(stage):
     steps = itertools.count()
     stage.begin_epoch(1)
 
-    def call():
-        loss = stage.loss(next(steps))
-        for optimizer in stage.optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in stage.optimizers:
-            optimizer.step()
-        return loss.detach()
-
-    return call
+    return lambda: torch.tensor(stage.step(next(steps)))
 
 
 def _authors_batches(case):
@@ -101,11 +92,11 @@ def _authors_batches(case):
 
 def encoder_step(case) -> Group:
     """Batch, propagation, loss, backward, Riemannian SGD. An epoch is 41 of them."""
-    train, graph = graphs.dataset(case[0]).train, graphs.graph(case[0])
+    graph = graphs.graph(case[0])
 
     def ours():
         model = _model(case)
-        return _stepper(EncoderStage(model, train, model.config))
+        return _stepper(EncoderStage(model, model.config))
 
     def theirs():
         model, draw, matrix = _model(case), _authors_batches(case), Edges.of(graph).coo()
@@ -154,7 +145,8 @@ def diffusion_step(case) -> Group:
 
     def products():
         model = _model(case)
-        batches = Batches(train, model.graph.user_items, BATCH, 1, 0, by_user=True)
+        seen = model.graph.user_items
+        batches = Batches(seen, seen, BATCH, 1, 0, by_user=True)
         return _products(model, len(torch.unique(batches.batch(0)[0])), backward=True)
 
     def theirs():

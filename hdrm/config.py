@@ -60,6 +60,12 @@ class Config:
     encoder_lr: float = _number(3e-3, 0, open_low=True)
     encoder_momentum: float = _number(0.95, 0, 1)
     encoder_weight_decay: float = _number(0.005, 0)
+    # full: a step propagates over the whole graph. sampled: over neighbours drawn for its batch, and
+    # it moves their rows only; memory and time of a step follow the batch. Validation is full.
+    propagation: str = _choice("full", "full", "sampled")  # sampled ignores averaging
+    fanouts: tuple[int, ...] = (10, 5, 5)  # neighbours drawn a node, from the batch outwards
+    tables_on: str = _choice("device", "device", "host")  # host: sampled only, table and momentum
+    micro_batches: int = _number(1, 1)  # parts a batch is computed in, of the same gradient
     # Stage 2, the diffusion: Adam
     diffusion_epochs: int = _number(10, 0)
     diffusion_batch: int = _number(10_000, 1)
@@ -77,6 +83,18 @@ class Config:
             object.__setattr__(self, field.name, _checked(field.name, value))
         if not all(width >= 1 for width in self.hidden):
             raise ValueError(f"hidden: widths must be at least 1, got {list(self.hidden)}")
+        if not all(fanout >= 1 for fanout in self.fanouts):
+            raise ValueError(f"fanouts must be at least 1, got {list(self.fanouts)}")
+        if self.propagation == "sampled" and len(self.fanouts) != self.layers:
+            raise ValueError(
+                f"fanouts must be {self.layers} numbers, one of each of the layers, got "
+                f"{list(self.fanouts)}"
+            )
+        if self.tables_on == "host" and self.propagation != "sampled":
+            raise ValueError(
+                "tables_on = host needs propagation = sampled: a full propagation reads the whole "
+                "table at every step"
+            )
         if self.sampling_steps > self.steps:
             raise ValueError(
                 f"sampling_steps must not exceed steps = {self.steps}, got {self.sampling_steps}"
@@ -190,7 +208,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
     {
         "ml-1m": Config(),
         "yelp": Config(hidden=(200, 1000), steps=30, sampling_steps=6, reconstruction=0.3),
-        "amazon-book": Config(hidden=(200, 1000), layers=2, reconstruction=0.5),
+        "amazon-book": Config(hidden=(200, 1000), layers=2, fanouts=(10, 5), reconstruction=0.5),
         "demo": Config(
             encoder_epochs=24, encoder_batch=2_000, diffusion_batch=2_000, diffusion_epochs=4
         ),

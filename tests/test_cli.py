@@ -102,6 +102,14 @@ def test_help_info_and_schedule(run):
     assert code == 0 and "encoder_lr" in out
 
 
+def test_train_on_sampled_neighbourhoods(run, tmp_path):
+    write_npy(tmp_path / "tiny")
+    sampled = ("--set", "propagation=sampled", "--set", "fanouts=4,2,2")
+    code, out, _ = run("train", "tiny", "--out", "kept", *QUICK, *sampled)
+    assert code == 0 and "HDRM" in out
+    assert run("evaluate", "kept")[0] == 0
+
+
 PAIRS = interactions()
 WITH_NAN = np.where(np.arange(len(PAIRS))[:, None] == 3, np.nan, PAIRS.astype(float))
 
@@ -115,6 +123,7 @@ WITH_NAN = np.where(np.arange(len(PAIRS))[:, None] == 3, np.nan, PAIRS.astype(fl
         (["train", "demo", "--device", "meta"], "the device 'meta'"),
         (["train", "demo", "--dim", "1"], "dim must be at least 2"),
         (["train", "demo", "--set", "curvature=0"], "curvature must be above 0"),
+        (["train", "demo", "--set", "propagation=sampled", "--set", "fanouts=5"], "be 3 numbers"),
         (["train", "demo", "--set", "colour=1"], "unknown setting colour"),
         (["train", "demo", "--seed", "-1"], "seed must be at least 0"),
         (["train", "demo", "--epochs", "-1"], "encoder_epochs must be at least 0"),

@@ -261,6 +261,9 @@ def test_configuration_round_trip_and_presets():
         ("noise=pink", ValueError, "noise must be one of directional, isotropic"),
         ("hidden=a,b", TypeError, "hidden must be a list of integers"),
         ("hidden=0", ValueError, "hidden: widths must be at least 1"),
+        ("fanouts=5,0,5", ValueError, "fanouts must be at least 1, got .5, 0, 5."),
+        ("tables_on=host", ValueError, "tables_on = host needs propagation = sampled"),
+        ("micro_batches=0", ValueError, "micro_batches must be at least 1"),
         ("omega=2", ValueError, "omega must be at least 0 and at most 1"),
         ("sampling_steps=51", ValueError, "sampling_steps must not exceed steps = 50"),
     ],
@@ -268,3 +271,21 @@ def test_configuration_round_trip_and_presets():
 def test_bad_settings_are_refused(text, error, message):
     with pytest.raises(error, match=message):
         Config().replace(**parse_assignments((text,)))
+
+
+def test_fanouts_are_one_of_each_layer_where_they_are_used():
+    assert Config(layers=2).propagation == "full"
+    for config in PRESETS.values():
+        assert config.replace(propagation="sampled").propagation == "sampled"
+    with pytest.raises(ValueError, match="fanouts must be 2 numbers, one of each of the layers"):
+        Config(layers=2, propagation="sampled")
+
+
+def test_a_table_on_the_host_stays_there():
+    config = CONFIG.replace(propagation="sampled", fanouts=(3, 2), tables_on="host")
+    model = hdrm.HDRM(NUM_USERS, NUM_ITEMS, config)
+    before = model.encoder.table.detach().clone()
+    model.to("meta")
+    assert model.omega.device.type == "meta" and torch.equal(model.encoder.table, before)
+    assert model.double().encoder.table.dtype == torch.float64
+    assert hdrm.HDRM(NUM_USERS, NUM_ITEMS, CONFIG).to("meta").encoder.table.device.type == "meta"

@@ -1,6 +1,6 @@
-"""Interactions: reading, splitting, generating and batching (user, item) pairs.
+"""Interactions: reading, splitting, generating and shuffling (user, item) pairs.
 
-``hdrm.data.load`` is the door; ``hdrm.data.sampling`` draws training batches;
+``hdrm.data.load`` is the door; ``hdrm.data.sampling`` has the order of an epoch;
 ``hdrm.data.graph_files`` builds and reads graphs in files. Only the last two need torch.
 """
 

@@ -1,47 +1,49 @@
-"""Training batches as a pure function of (seed, step)."""
+"""A pseudo-random order of 0 … n−1 that is not stored: an epoch's order of the interactions."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
+from torch import Tensor
+
+from ..seeds import derive_seed, hashed
+
+ROUNDS = 6
 
 
-class PairSampler:
-    """Shuffled batches of (user, item) pairs, without replacement within an epoch.
+def shuffled(index: Tensor, size: int, seed: int) -> Tensor:
+    """The numbers at the positions ``index`` of a pseudo-random order of 0 … size−1.
 
-    ``batch(step)`` depends on the pairs, batch_size, seed and step alone: a resumed run, or another
-    process, asks for a step and gets the same batch. Epoch ``step // steps_per_epoch`` is one
-    random order of all pairs; its last batch may be smaller.
+    A Feistel network on the k bits of size − 1: (a, b) → (b, a ⊕ F_r(b)) is a bijection of 0 … 2ᵏ−1
+    for any F, here a hash; every round swaps the widths ⌊k/2⌋ and ⌈k/2⌉ of a and b. A result that is
+    not below ``size`` goes through the network again (cycle walking, less than two passes on
+    average): what is left is a bijection of 0 … size−1, in memory of the order of ``index``.
 
-    pairs: int64 array (n, 2), n ≥ 1. batch_size ≥ 1, seed ≥ 0.
-    Raises TypeError and ValueError otherwise.
+    Args:
+        index: int64, each in 0 … size−1.
+        size: n ≥ 1.
+        seed: of the order.
+
+    Returns:
+        int64 of index's shape; all n positions together give every number once.
+
+    Source: Black, Rogaway, *Ciphers with arbitrary finite domains*, CT-RSA 2002.
     """
+    width = (size - 1).bit_length()
+    keys = [derive_seed(seed, r) for r in range(ROUNDS)]
+    found = _network(index, width, keys)
+    outside = torch.nonzero(found >= size, as_tuple=True)
+    while outside[0].numel():
+        again = _network(found[outside], width, keys)
+        found[outside] = again
+        outside = tuple(axis[again >= size] for axis in outside)
+    return found
 
-    def __init__(self, pairs: np.ndarray, batch_size: int, seed: int) -> None:
-        pairs = np.asarray(pairs)
-        if pairs.dtype != np.int64:
-            raise TypeError(f"pairs: expected int64, got {pairs.dtype}")
-        if pairs.ndim != 2 or pairs.shape[1] != 2 or not len(pairs):
-            raise ValueError(f"pairs: expected shape (n, 2) with n ≥ 1, got {pairs.shape}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}")
-        self._pairs = pairs
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
-        self.steps_per_epoch = -(-len(pairs) // batch_size)
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(users, items) of a step ≥ 0: int64 tensors (batch_size,), shorter at an epoch's end."""
-        if step < 0:
-            raise ValueError(f"step must not be negative, got {step}")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:  # the order is recomputable; keeping it saves n log n a step
-            generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-            self._epoch, self._order = epoch, generator.permutation(len(self._pairs))
-        start = position * self._batch_size
-        rows = self._pairs[self._order[start : start + self._batch_size]]
-        users, items = torch.from_numpy(rows).t().contiguous()
-        return users, items
+def _network(x: Tensor, width: int, keys: list[int]) -> Tensor:
+    """A bijection of the numbers of ``width`` bits; an even number of keys."""
+    wide_a, wide_b = width // 2, width - width // 2
+    a, b = x >> wide_b, x & (2**wide_b - 1)
+    for key in keys:
+        a, b = b, (a ^ hashed(key, b)) & (2**wide_a - 1)
+        wide_a, wide_b = wide_b, wide_a
+    return (a << wide_b) | b

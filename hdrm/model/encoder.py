@@ -21,20 +21,31 @@ class Encoder(nn.Module):
         dim: ambient width d+1, time coordinate included.
         num_layers: rounds of aggregation L.
         c: the curvature is −c.
+        on_host: the table stays on the CPU when the module moves; the result is on the graph's
+            device, to which :meth:`forward` copies the table for the time of a propagation.
 
     ``table`` (U + I, d+1) starts at expmap0(uniform(−0.1, 0.1)^d), drawn from torch's generator.
     """
 
-    def __init__(self, num_nodes: int, dim: int, num_layers: int, c: float = 1.0) -> None:
+    def __init__(
+        self, num_nodes: int, dim: int, num_layers: int, c: float = 1.0, *, on_host: bool = False
+    ) -> None:
         super().__init__()
         tangent = torch.empty(num_nodes, dim).uniform_(-INITIAL_RADIUS, INITIAL_RADIUS)
         self.table = geoopt.ManifoldParameter(ops.expmap0(tangent, c=c), manifold=Lorentz(1 / c))
         self.num_layers = num_layers
         self.c = c
+        self.on_host = on_host
 
     def forward(self, graph: BipartiteGraph) -> Tensor:
         """Σ_{l=1..L} Âˡ·logmap0(table): tangent vectors at the origin (U + I, d+1)."""
-        return ops.propagate(self.table, graph, self.num_layers, c=self.c)
+        return ops.propagate(self.table.to(graph.device), graph, self.num_layers, c=self.c)
+
+    def _apply(self, fn, recurse=True):
+        """As nn.Module for .to(device) and kin; a table on the host follows in dtype only."""
+        if not self.on_host:
+            return super()._apply(fn, recurse)
+        return super()._apply(lambda t: t.to(fn(t.new_empty(0)).dtype), recurse)
 
 
 def histories(h: Tensor, graph: BipartiteGraph) -> Tensor:

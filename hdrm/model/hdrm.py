@@ -37,7 +37,8 @@ class HDRM(nn.Module):
 
     Args:
         num_users, num_items: U and I.
-        config: the settings; the model reads those of its section "Model".
+        config: the settings; the model reads those of its section "Model", and ``tables_on``:
+            with "host" the encoder's table stays on the CPU, wherever the model goes.
 
     Weights are drawn from torch's generator. A model needs a graph of training interactions
     (:meth:`set_graph`) before it can encode or recommend. ``omega`` is ω; 0, the start, leaves the
@@ -49,7 +50,13 @@ class HDRM(nn.Module):
     def __init__(self, num_users: int, num_items: int, config: Config) -> None:
         super().__init__()
         self.num_users, self.num_items, self.config = num_users, num_items, config
-        self.encoder = Encoder(num_users + num_items, config.dim, config.layers, config.curvature)
+        self.encoder = Encoder(
+            num_users + num_items,
+            config.dim,
+            config.layers,
+            config.curvature,
+            on_host=config.tables_on == "host",
+        )
         self.diffusion = Diffusion.from_config(config)
         self.denoisers = nn.ModuleDict(
             {

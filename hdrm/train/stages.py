@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .. import ops
 from ..config import Config
-from ..graph import BipartiteGraph
+from ..graph import CSR, BipartiteGraph
 from ..model import HDRM
-from ..optim import RiemannianSGD
 from ..seeds import derive_seed
 from .batches import Batches
 from .step_sampling import StepSampler
+from .table_steps import FullStep, SampledStep, table_optimizer
 
 # Weights of the diffusion tried on the validation set; 0 is the encoder alone.
 OMEGAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -24,17 +24,19 @@ class EncoderStage:
     """Stage 1: the table, by the hinge on squared distances of propagated vectors.
 
     loss = Σ max(0, d²(u, i⁺) − d²(u, i⁻) + m), i⁻ the nearest to u of the items drawn.
+
+    ``averaged`` are the parameters whose running average is validated instead of them.
     """
 
     name = "encoder"
 
-    def __init__(self, model: HDRM, train: np.ndarray, config: Config) -> None:
-        self._model, self._margin = model, config.margin
+    def __init__(self, model: HDRM, config: Config) -> None:
+        self._config, self._first_item = config, model.num_users
         self.epochs = config.encoder_epochs
-        self.parameters = [model.encoder.table]
-        self.optimizers = [_table_optimizer(model, config)]
+        self._make = (SampledStep if config.propagation == "sampled" else FullStep)(model, config)
+        self.averaged = self._make.averaged
         self._batches = Batches(
-            train,
+            model.graph.user_items,
             model.graph.user_items,
             config.encoder_batch,
             config.encoder_negatives,
@@ -47,20 +49,20 @@ class EncoderStage:
     def begin_epoch(self, epoch: int) -> None:
         pass
 
-    def loss(self, step: int) -> Tensor:
+    def step(self, step: int) -> float:
+        """Move the table by one batch; the batch's loss."""
         users, positives, negatives = self._batches.batch(step)
-        h = self._model.encoder(self._model.graph)
-        first_item, c = self._model.num_users, self._model.config.curvature
-        u = F.embedding(users, h)
-        nearest = _nearest(u, h, negatives + first_item, c)
-        return ops.margin_ranking_loss(
-            u,
-            F.embedding(positives + first_item, h),
-            F.embedding(nearest, h),
-            self._margin,
-            c=c,
-            reduction="sum",
-        )
+        nodes = (users, positives + self._first_item, negatives + self._first_item)
+        parts = list(zip(*(ids.chunk(self._config.micro_batches) for ids in nodes)))
+        return self._make(parts, self._hinge, derive_seed("neighbours", self._config.seed, step))
+
+    def _hinge(self, h: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """The loss of rows of h: users and positives (B,), negatives (B, n)."""
+        c = self._config.curvature
+        nearest = _nearest(F.embedding(users, h.detach()), h, negatives, c)
+        # One gather, so that its gradient is one table of h's size and not three.
+        u, pos, neg = F.embedding(torch.cat([users, positives, nearest]), h).split(len(users))
+        return ops.margin_ranking_loss(u, pos, neg, self._config.margin, c=c, reduction="sum")
 
 
 class DiffusionStage:
@@ -78,13 +80,13 @@ class DiffusionStage:
     def __init__(self, model: HDRM, train: np.ndarray, config: Config) -> None:
         self._model, self._train, self._config = model, train, config
         self.epochs = config.diffusion_epochs
-        self.parameters = list(model.denoisers.parameters())
-        self.optimizers: list[torch.optim.Optimizer] = [
+        self.averaged = list(model.denoisers.parameters())
+        self._optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Adam(model.denoisers.parameters(), lr=config.diffusion_lr, fused=True)
         ]
         if config.tables == "joint":
-            self.parameters.append(model.encoder.table)
-            self.optimizers.append(_table_optimizer(model, config))
+            self.averaged.append(model.encoder.table)
+            self._optimizers.append(table_optimizer(model, config))
         self._folds = min(config.folds, len(train))
         self._steps_per_fold = -(-len(train) // (self._folds * config.diffusion_batch))
         self.steps_per_epoch = self._folds * self._steps_per_fold
@@ -99,7 +101,16 @@ class DiffusionStage:
         generator = np.random.Generator(np.random.PCG64(derive_seed(self._config.seed, epoch)))
         self._order, self._fold = generator.permutation(len(self._train)), -1
 
-    def loss(self, step: int) -> Tensor:
+    def step(self, step: int) -> float:
+        """Move the denoisers, and the table where it is trained too, by one batch; its loss."""
+        loss = self._loss(step)
+        loss.backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    def _loss(self, step: int) -> Tensor:
         model, config = self._model, self._config
         fold = step % self.steps_per_epoch // self._steps_per_fold
         if fold != self._fold:
@@ -115,13 +126,9 @@ class DiffusionStage:
 
         u = F.embedding(row, (user_hat + history_hat) / 2)
         nearest = _nearest(u, self._h, negatives + model.num_users, config.curvature)
-        rank = ops.margin_ranking_loss(
-            u,
-            F.embedding(positives + model.num_users, self._h),
-            F.embedding(nearest, self._h),
-            config.margin,
-            c=config.curvature,
-        )
+        ranked = torch.cat([positives + model.num_users, nearest])  # one gather, one gradient
+        pos, neg = F.embedding(ranked, self._h).split(len(u))
+        rank = ops.margin_ranking_loss(u, pos, neg, config.margin, c=config.curvature)
         # Where the tables are trained too, the target stays where it is.
         errors = F.mse_loss(user_hat, user.detach(), reduction="none").mean(1)
         errors = errors + F.mse_loss(history_hat, history.detach(), reduction="none").mean(1)
@@ -139,7 +146,7 @@ class DiffusionStage:
             rest[:, 0], rest[:, 1], model.num_users, model.num_items
         ).to(model.graph.device)
         self._batches = Batches(
-            self._train[hidden],
+            CSR.from_pairs(*self._train[hidden].T, model.num_users, model.num_items),
             model.graph.user_items,
             config.diffusion_batch,
             config.diffusion_negatives,
@@ -154,15 +161,6 @@ class DiffusionStage:
     def _encode(self) -> None:
         self._h = self._model.encoder(self._graph)
         self._inputs = self._model.user_inputs(self._h, self._graph)
-
-
-def _table_optimizer(model: HDRM, config: Config) -> RiemannianSGD:
-    return RiemannianSGD(
-        [model.encoder.table],
-        lr=config.encoder_lr,
-        momentum=config.encoder_momentum,
-        weight_decay=config.encoder_weight_decay,
-    )
 
 
 @torch.no_grad()

@@ -102,8 +102,8 @@ class Trainer:
         interrupted = False
         try:
             runs.describe_dataset(self.run, self.dataset, self.source)
-            for stage in (EncoderStage, DiffusionStage):
-                self._fit_stage(stage(self.model, self.dataset.train, self.config))
+            self._fit_stage(EncoderStage(self.model, self.config))
+            self._fit_stage(DiffusionStage(self.model, self.dataset.train, self.config))
         except KeyboardInterrupt:
             interrupted = True
             if self._best == -math.inf:
@@ -118,7 +118,7 @@ class Trainer:
 
     def _fit_stage(self, stage: EncoderStage | DiffusionStage) -> None:
         self.observer.stage(stage.name, stage.epochs, stage.steps_per_epoch)
-        average = Average(stage.parameters, self.config.averaging)
+        average = Average(stage.averaged, self.config.averaging)
         began, without_gain = time.perf_counter(), 0
         for epoch in range(1, stage.epochs + 1):
             loss = self._fit_epoch(stage, epoch, average)
@@ -152,17 +152,12 @@ class Trainer:
         stage.begin_epoch(epoch)
         total = 0.0
         for i in range(stage.steps_per_epoch):
-            loss = stage.loss((epoch - 1) * stage.steps_per_epoch + i)
-            for optimizer in stage.optimizers:
-                optimizer.zero_grad()
-            loss.backward()
-            for optimizer in stage.optimizers:
-                optimizer.step()
+            loss = stage.step((epoch - 1) * stage.steps_per_epoch + i)
             average.update()
-            total += loss.item()
+            total += loss
             if not math.isfinite(total):
                 raise RuntimeError(
-                    f"the loss of stage {stage.name!r} is {loss.item()} at step {i + 1} of epoch "
+                    f"the loss of stage {stage.name!r} is {loss} at step {i + 1} of epoch "
                     f"{epoch}; lower {stage.name}_lr or margin"
                 )
             self.observer.step(total / (i + 1))
