@@ -31,8 +31,8 @@ def main() -> int:
     what.add_argument("--report", type=Path, metavar="JSON", nargs="+", help="only write the tables "
                       "and plots, from what earlier runs left; of a row in several files the last "
                       "counts")  # fmt: skip
-    parser.add_argument("--largest", action="store_true", help="also the graphs of 10⁸ edges: 20 GB "
-                        "of memory, six minutes more")  # fmt: skip
+    parser.add_argument("--largest", action="store_true", help="also the graphs of 10⁸ edges: 16 GB "
+                        "of memory, some minutes more")  # fmt: skip
     parser.add_argument("-k", metavar="EXPRESSION", help="rows to run, as pytest's -k")
     parser.add_argument("--threads", type=int, help="threads for every row")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")

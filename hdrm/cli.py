@@ -46,8 +46,40 @@ def cli() -> None:
     hdrm train ml-1m_clean          a data set by name or path
     hdrm evaluate RUN               the metrics of a run again
     hdrm recommend RUN --user 7     the items for one user
+    hdrm plan DATASET               the memory that training it needs
     hdrm graph build FILE -o GRAPH  a graph in files, larger than memory holds pairs
     """
+
+
+class _Count(click.ParamType):
+    """A positive whole number, also as 1e6."""
+
+    name = "count"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, int):
+            return value
+        try:
+            number = Decimal(value)
+            if number == number.to_integral_value() and 1 <= number < 2**63:
+                return int(number)
+        except InvalidOperation:
+            pass
+        self.fail(f"{value!r} is not a positive whole number such as 250000 or 2.5e5", param, ctx)
+
+
+class _Bytes(click.ParamType):
+    """An amount of memory."""
+
+    name = "memory"
+
+    def convert(self, value, param, ctx):
+        from .train.plan import parse_bytes
+
+        try:
+            return value if isinstance(value, int) else parse_bytes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @cli.command()
@@ -60,9 +92,12 @@ def cli() -> None:
 @click.option("--dim", type=int, help="Width of the embeddings.")
 @click.option("--epochs", type=int, help="Upper limit of epochs of each stage.")
 @click.option("--seed", type=int, help="Of weights, batches and noise; the data stay the same.")
+@click.option("--memory-budget", type=_Bytes(), help="Device memory that may be used, such as 8GiB "
+              "(on the CPU: all memory). Settings that need less are chosen if these need "
+              "more.")  # fmt: skip
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; "
               "repeat as needed. `hdrm info --preset NAME` lists them.")  # fmt: skip
-def train(dataset, preset, out, device, dim, epochs, seed, assignments) -> int:
+def train(dataset, preset, out, device, dim, epochs, seed, memory_budget, assignments) -> int:
     """Train both stages on DATASET and measure the result.
 
     DATASET is "demo" (the default: generated), a name found under $HDRM_DATA or ../shared/data, or
@@ -74,15 +109,17 @@ def train(dataset, preset, out, device, dim, epochs, seed, assignments) -> int:
     """
     from . import data
     from .train import Trainer, report, runs
+    from .train.plan import Sizes
 
     console = Console()
-    changes = parse_assignments(assignments)
-    changes |= {"dim": dim} if dim is not None else {}
-    changes |= {"seed": seed} if seed is not None else {}
+    changes = {"seed": seed} if seed is not None else {}
     if epochs is not None:
         changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
-    config = PRESETS[preset or preset_for(Path(dataset).name)].replace(**changes)
+    config = _config(preset or preset_for(Path(dataset).name), dim, assignments).replace(**changes)
     interactions = data.load(dataset)
+    if memory_budget is not None:
+        sizes = Sizes.of(interactions)
+        config = _within(console, memory_budget, config, sizes, device)
     out = out or runs.default_folder(interactions.name)
     bars = report.Bars(console)
     trainer = Trainer(interactions, config, out, source=dataset, device=device, observer=bars)
@@ -98,6 +135,57 @@ def train(dataset, preset, out, device, dim, epochs, seed, assignments) -> int:
     report.print_verdict(console, result.model)
     console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _config(preset, dim, assignments):
+    """A preset with what the command line changes."""
+    changes = parse_assignments(assignments)
+    return PRESETS[preset].replace(**changes | ({"dim": dim} if dim is not None else {}))
+
+
+def _within(console, budget, config, sizes, device):
+    """The settings that fit a budget; prints the plan, and fails with it where none do."""
+    from .train import plan, report
+
+    found, fits = plan.fitting(config, sizes, budget, device=device)
+    report.print_plan(console, found)
+    if not fits:
+        phase, peak = found.peak()
+        raise ValueError(
+            f"the training needs at least {peak / 2**20:,.0f} MiB (in the phase {phase!r}, see "
+            f"above), more than the budget of {budget / 2**20:,.0f} MiB; lower dim or "
+            f"encoder_batch, or raise --memory-budget"
+        )
+    return found.config
+
+
+@cli.command()
+@click.argument("dataset", required=False)
+@click.option("--users", type=_Count(), help="Instead of DATASET, with --items, --interactions.")
+@click.option("--items", type=_Count())
+@click.option("--interactions", type=_Count(), help="For training; counts may be written 1e8.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from.")
+@click.option("--device", default="cuda", show_default=True, help="cpu, or a device of its own "
+              "memory.")  # fmt: skip
+@click.option("--dim", type=int, help="Width of the embeddings.")
+@click.option("--budget", type=_Bytes(), help="Memory there is, such as 24GiB: choose settings that "
+              "fit, or exit with code 2.")  # fmt: skip
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting.")
+def plan(dataset, users, items, interactions, preset, device, dim, budget, assignments) -> None:
+    """Print what memory a training needs, before anything is allocated."""
+    from . import data
+    from .train import plan, report
+
+    counts = (users, items, interactions)
+    if (dataset is None) == (None in counts):
+        raise click.UsageError("give a DATASET, or --users, --items and --interactions")
+    sizes = plan.Sizes(*counts) if dataset is None else plan.Sizes.of(data.load(dataset))
+    config = _config(preset or preset_for(Path(dataset or "").name), dim, assignments)
+    console = Console()
+    if budget is not None:
+        _within(console, budget, config, sizes, device)
+    else:
+        report.print_plan(console, plan.plan(config, sizes, device=device))
 
 
 @cli.command()
@@ -171,23 +259,6 @@ def kernels(full, markdown, json_file, keep) -> int:
     from .kernels import report
 
     return report.run(full, markdown, json_file, keep)
-
-
-class _Count(click.ParamType):
-    """A positive whole number, also as 1e6."""
-
-    name = "count"
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, int):
-            return value
-        try:
-            number = Decimal(value)
-            if number == number.to_integral_value() and 1 <= number < 2**63:
-                return int(number)
-        except InvalidOperation:
-            pass
-        self.fail(f"{value!r} is not a positive whole number such as 250000 or 2.5e5", param, ctx)
 
 
 @cli.group()

@@ -37,8 +37,17 @@ class Stored:
     num_users: int
     num_items: int
     config: Config
-    graph: BipartiteGraph
     weights: dict[str, Tensor]
+    interactions: tuple[Tensor, Tensor]
+
+    def graph(self) -> BipartiteGraph:
+        """The training graph; ValueError if the stored interactions do not make one."""
+        try:
+            return BipartiteGraph.from_interactions(
+                *self.interactions, self.num_users, self.num_items
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}: the stored graph is damaged: {error}") from error
 
 
 def save(model: HDRM, run: str | os.PathLike[str]) -> None:
@@ -86,11 +95,10 @@ def read(run: str | os.PathLike[str]) -> Stored:
             weights = {name: file.get_tensor(name) for name in file.keys()}
         num_users, num_items = int(metadata["num_users"]), int(metadata["num_items"])
         users, items = weights.pop("graph.users"), weights.pop("graph.items")
-        graph = BipartiteGraph.from_interactions(users, items, num_users, num_items)
         config = Config.from_json(metadata["config"])
     except (SafetensorError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a model that this version can load: {error}") from error
-    return Stored(path, num_users, num_items, config, graph, weights)
+    return Stored(path, num_users, num_items, config, weights, (users, items))
 
 
 def fill(model: HDRM, stored: Stored) -> None:

@@ -253,5 +253,5 @@ class HDRM(nn.Module):
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten
             model = cls(stored.num_users, stored.num_items, stored.config)
         checkpoint.fill(model, stored)
-        model.set_graph(stored.graph)
+        model.set_graph(stored.graph())
         return model.to(device).eval()

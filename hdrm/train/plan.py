@@ -6,27 +6,32 @@ tensors with their bytes and phases; a peak is the phase in which they sum to th
 N = U + I nodes, E training interactions, d = ``dim``, B rows of a batch. What grows with none of them
 is left out. A table is N·d float32 numbers. Full-graph training of the encoder keeps three (points,
 momentum, average) and needs two more in the forward (h, a work table) and three in the backward (the
-gradients of h and of the points, a work table).
+gradients of h and of the points, a work table). Sampled training keeps two, and what a step needs
+follows the batch.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..config import Config
-from ..model import hdrm as model_blocks
+from ..data import Dataset
+from ..model.hdrm import BLOCK as GENERATED
 from .evaluate import BLOCK as RANKED
 
-FLOAT, INDEX, OFFSET = 4, 4, 8  # bytes of a number, of a column id, of a row offset
+FLOAT, COLUMN, OFFSET, ID = 4, 4, 8, 8  # bytes of a number, a column id, a row offset, an id
 
 BUILDING = "graph building"
 ENCODER = ("encoder forward", "encoder backward", "encoder validation")
-FOLD = "diffusion fold"
-DIFFUSION = (FOLD, "diffusion forward", "diffusion backward", "diffusion validation")
-PHASES = (BUILDING, *ENCODER, *DIFFUSION)
+DIFFUSION = ("next fold", "diffusion forward", "diffusion backward", "diffusion validation")
+TEST = "test"
+PHASES = (BUILDING, *ENCODER, *DIFFUSION, TEST)
+LIBRARIES = 450 * 2**20  # resident: torch, polars, their threads' buffers; measured
+SMALL_FANOUT = 5  # of layers for which the settings name none
 
 
 @dataclass(frozen=True)
@@ -66,154 +71,186 @@ class Plan:
         return max(((p, self.bytes_in(p, host=host)) for p in PHASES), key=lambda found: found[1])
 
 
-def plan(
-    config: Config,
-    num_users: int,
-    num_items: int,
-    num_train: int,
-    num_held_out: int = 0,
-    *,
-    device: str = "cuda",
-    process: int = 0,
-) -> Plan:
-    """The plan of a training from interactions in memory.
+@dataclass(frozen=True)
+class Sizes:
+    """What a training is made on: U, I, E, and interactions for validation and for test."""
+
+    num_users: int
+    num_items: int
+    num_train: int
+    num_valid: int = 0
+    num_test: int = 0
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Sizes:
+        parts = (dataset.train, dataset.valid, dataset.test)
+        return cls(dataset.num_users, dataset.num_items, *(len(part) for part in parts))
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name in ("num_valid", "num_test") else 1
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
+    """The plan of ``hdrm train`` for interactions of these sizes.
 
     Args:
         config: the settings.
-        num_users, num_items, num_train: U, I and E.
-        num_held_out: interactions for validation and test.
+        sizes: of the data.
         device: "cpu" or another one; on the CPU there is one memory.
-        process: bytes that the interpreter and its libraries take, counted as host memory.
     """
-    sizes = _Sizes(config, num_users, num_items, num_train, num_held_out)
-    parts = [Part("Python and its libraries", process, PHASES, host=True)]
-    parts += [*_common(sizes), *_encoder(sizes), *_diffusion(sizes)]
-    return Plan(config, tuple(part for part in parts if part.num_bytes), device == "cpu")
+    counted = _Counts(config, sizes)
+    parts = [Part("Python and its libraries", LIBRARIES, PHASES, host=True)]
+    parts += [*_common(counted), *_encoder(counted), *_diffusion(counted)]
+    unified = device.split(":")[0] == "cpu"
+    return Plan(config, tuple(part for part in parts if part.num_bytes), unified)
 
 
-def fitting(config: Config, *sizes: int, device: str, process: int = 0, budget: int) -> Plan:
-    """The first plan that meets a budget: of the settings as they are, then of cheaper ones.
+def fitting(
+    config: Config, sizes: Sizes, budget: int, *, device: str = "cuda"
+) -> tuple[Plan, bool]:
+    """The first plan whose peak is within ``budget`` bytes, and whether there is one.
 
-    Cheaper are, in this order: parts of a batch (micro_batches), which only cost time; sampled
-    propagation; sampled propagation with the table in host memory.
-
-    Args:
-        config: the settings wished for.
-        sizes: as :func:`plan`.
-        device, process: as :func:`plan`.
-        budget: bytes of device memory; on the CPU of all memory.
-
-    Raises:
-        MemoryError: nothing fits; its plan, the cheapest, is the second argument of the exception.
+    Tried are the settings as they are, then cheaper ones: a batch in more parts (``micro_batches``,
+    the same step), sampled propagation, sampled propagation with the table in host memory. If none
+    fits, the plan is the cheapest.
     """
-    cheapest = None
-    for candidate in _cheaper(config, device):
-        found = plan(candidate, *sizes, device=device, process=process)
+    plans = [plan(c, sizes, device=device) for c in _cheaper(config, device)]
+    for found in plans:
         if found.peak()[1] <= budget:
-            return found
-        if cheapest is None or found.peak()[1] < cheapest.peak()[1]:
-            cheapest = found
-    raise MemoryError("no setting fits the budget", cheapest)
+            return found, True
+    return min(plans, key=lambda found: found.peak()[1]), False
 
 
 def _cheaper(config: Config, device: str) -> Iterator[Config]:
-    """The settings, and from step to step what needs less memory on the device."""
+    """The settings, and from one to the next what needs less memory on the device."""
     bases = [config]
     if config.propagation == "full" and config.tables == "frozen":
-        fanouts = (config.fanouts + (SMALL_FANOUT,) * config.layers)[: config.layers]
+        fanouts = (*config.fanouts, *[SMALL_FANOUT] * config.layers)[: config.layers]
         bases.append(config.replace(propagation="sampled", fanouts=fanouts))
     if bases[-1].propagation == "sampled" and device != "cpu":
         bases.append(bases[-1].replace(tables_on="host"))
-    for base in bases:
-        for parts in (1, 4, 16):
-            yield base.replace(micro_batches=base.micro_batches * parts)
+    for base, parts in itertools.product(bases, (1, 4, 16)):
+        yield base.replace(micro_batches=base.micro_batches * parts)
 
 
-class _Sizes:
-    """The numbers that the parts are made of."""
+class _Counts:
+    """Bytes that several parts are made of."""
 
-    def __init__(self, config: Config, users: int, items: int, train: int, held_out: int) -> None:
-        self.config, self.users, self.items, self.train = config, users, items, train
-        self.held_out, self.nodes = held_out, users + items
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        self.config, self.sizes = config, sizes
+        self.nodes = sizes.num_users + sizes.num_items
         self.row = config.dim * FLOAT
         self.table = self.nodes * self.row
-        self.of_users = users * self.row
+        self.of_users = sizes.num_users * self.row
         widths = [2 * config.dim + 10, *config.hidden, config.dim]
-        weights = sum(a * b + b for a, b in zip(widths, widths[1:])) + 10 * 10 + 10
+        weights = sum(a * b + b for a, b in itertools.pairwise(widths)) + 10 * 10 + 10
         self.denoisers = 2 * weights * FLOAT
 
     def graph(self, edges: int) -> int:
         """rowptr, and col in both directions."""
-        return (self.nodes + 1) * OFFSET + 2 * edges * INDEX
+        return (self.nodes + 1) * OFFSET + 2 * edges * COLUMN
+
+    def sampled_rows(self) -> list[int]:
+        """Nodes of S_0 … S_L of a part of a batch, if neighbours were drawn uniformly: at most."""
+        config = self.config
+        drawn = config.encoder_batch * (2 + config.encoder_negatives) / config.micro_batches
+        found = [_distinct(self.nodes, drawn)]
+        for fanout in config.fanouts:
+            known = found[-1]
+            found.append(known + _distinct(self.nodes - known, known * fanout))
+        return found
 
 
-def _common(s: _Sizes) -> Iterator[Part]:
-    """What a training keeps from its first step to its last."""
-    yield Part("interactions (user, item)", (s.train + s.held_out) * 2 * 8, PHASES, host=True)
-    yield Part("ids of graph building", s.train * 2 * 8 + s.nodes * 8, (BUILDING,), host=True)
-    yield Part("graph", s.graph(s.train), PHASES)
-    yield Part("points", s.table, PHASES)
-    yield Part("denoisers", s.denoisers, PHASES)
+def _distinct(count: int, draws: float) -> int:
+    """How many of ``count`` are expected among uniform draws with replacement."""
+    return round(count * -math.expm1(-draws / count)) if count else 0
 
 
-def _encoder(s: _Sizes) -> Iterator[Part]:
-    config, forward, backward, validation = s.config, *ENCODER
-    if config.encoder_momentum:
-        yield Part("momentum of the points", s.table, ENCODER)
-    yield Part("average of the points", s.table, ENCODER)
-    yield Part("users to draw", s.users * 8, ENCODER, host=True)
-    yield Part("h", s.table, (forward, validation))
-    if config.layers > 1:
-        yield Part("work table", s.table, (forward, backward))
-    yield Part("gradients of h and of the points", 2 * s.table, (backward,))
-    yield from _rows_of_ranking(s, config.encoder_batch, config.encoder_negatives, (forward, backward))
-    yield from _ranking(s, validation)
+def _common(c: _Counts) -> Iterator[Part]:
+    """What a training has from its first step to its last, and before and after."""
+    s, host = c.sizes, c.config.tables_on == "host"
+    known = s.num_train + s.num_valid
+    yield Part("interactions", (known + s.num_test) * 2 * ID, PHASES, host=True)
+    yield Part("ids while a graph is built", s.num_train * 2 * ID + c.nodes * OFFSET, (BUILDING,), True)
+    yield Part("training graph", c.graph(s.num_train), PHASES)
+    yield Part("points", c.table, PHASES, host)
+    yield Part("denoisers", c.denoisers, PHASES)
+    # Ids of the pairs as they are, apart, as keys and as sorted keys; then the CSR.
+    yield Part("items not to rank", known * (2 + 2 + 2) * ID + known * COLUMN, (TEST,), host=True)
+    yield Part("h of the test", c.table, (TEST,))
+    yield from _ranking(c, TEST)
 
 
-def _diffusion(s: _Sizes) -> Iterator[Part]:
-    config, (fold, forward, backward, validation) = s.config, DIFFUSION
-    joint = config.tables == "joint"
-    hidden = s.train // config.folds
-    yield Part("moments and average of the denoisers", 3 * s.denoisers, DIFFUSION)
-    yield Part("order of the edges", s.train * 8, DIFFUSION, host=True)
-    yield Part("graph of a fold", s.graph(s.train - hidden), DIFFUSION)
-    yield Part("positives of a fold", (s.users + 1) * OFFSET + hidden * INDEX, DIFFUSION)
-    rest = (s.train - hidden) * 2 * 8
-    yield Part("ids of a fold", s.train + 2 * rest + s.nodes * 8, (fold,), host=True)
-    yield Part("h", s.table, DIFFUSION)
-    yield Part("work table", s.table, (fold, validation))
-    yield Part("histories", s.of_users, DIFFUSION)
-    if joint:
-        yield Part("momentum and average of the points", 2 * s.table, DIFFUSION)
-        yield Part("work tables", 2 * s.table, (forward,))
-        yield Part("gradients of h, histories and points", 4 * s.table, (backward,))
-    batch = config.diffusion_batch
-    rows = round(s.users * -math.expm1(-batch / s.users)) if s.users else 0  # distinct users
-    width = sum(config.hidden)
-    saved = rows * (5 * s.row + width * FLOAT) * 2
+def _encoder(c: _Counts) -> Iterator[Part]:
+    config, (forward, backward, validation) = c.config, ENCODER
+    host = config.tables_on == "host"
+    yield Part("momentum of the points", c.table * bool(config.encoder_momentum), ENCODER, host)
+    yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
+    yield Part("h", c.table, (validation,))
+    if host:
+        yield Part("points on the device", c.table, (validation,))
+    if config.propagation == "full":
+        yield Part("average of the points", c.table, ENCODER)
+        yield Part("h and a work table", 2 * c.table, (forward,))
+        yield Part("gradients of h and of the points", 2 * c.table, (backward,))
+        yield Part("work table", c.table * (config.layers > 1), (backward,))
+        if config.micro_batches > 1:
+            yield Part("gradient of a part", c.table, (forward,))
+    else:
+        *_, rows = c.sampled_rows()
+        # Points, h_0, the gradients of both and of what passes between the layers.
+        yield Part("rows of the neighbourhood", 6 * rows * c.row, (forward, backward))
+        yield Part("ids of the neighbourhood", 12 * rows * ID, (forward,))
+    part = -(-config.encoder_batch // config.micro_batches)
+    yield from _compared(c, part, config.encoder_negatives, forward)
+    yield from _ranking(c, validation)
+
+
+def _diffusion(c: _Counts) -> Iterator[Part]:
+    config, s, (fold, forward, backward, validation) = c.config, c.sizes, DIFFUSION
+    hidden = s.num_train // config.folds
+    rest = s.num_train - hidden
+    yield Part("order of the edges", s.num_train * ID, DIFFUSION, host=True)
+    yield Part("ids of a fold", s.num_train + rest * (2 + 2) * ID, (fold,), host=True)
+    yield Part("next graph of a fold", c.graph(rest), (fold,))
+    yield Part("graph of a fold", c.graph(rest), DIFFUSION)
+    yield Part("positives of a fold", c.sizes.num_users * 4 * ID + hidden * COLUMN, DIFFUSION, host=True)
+    yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
+    yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
+    yield Part("work table", c.table, (fold,))
+    if config.tables == "joint":
+        yield Part("momentum and average of the points", 2 * c.table, DIFFUSION)
+        yield Part("work tables", 2 * c.table, (forward,))
+        yield Part("gradients of h and of the points, work table", 3 * c.table, (backward,))
+    rows = _distinct(s.num_users, config.diffusion_batch)
+    # Of each denoiser: noisy and masked input, output, prediction, and every hidden layer.
+    saved = 2 * rows * (6 * c.row + sum(config.hidden) * FLOAT)
     yield Part("activations", saved, (forward, backward))
-    yield Part("gradients of activations and weights",
-               2 * rows * max(config.hidden) * FLOAT + s.denoisers, (backward,))  # fmt: skip
-    yield from _rows_of_ranking(s, batch, config.diffusion_negatives, (forward, backward))
-    yield Part("generated vectors", s.of_users, (validation,))
-    block = min(model_blocks.BLOCK, s.users)
-    yield Part("a block's reverse process", block * (6 * s.row + 2 * config.hidden[0] * FLOAT),
-               (validation,))  # fmt: skip
-    yield from _ranking(s, validation)
+    yield Part("gradients of activations", 2 * rows * max(config.hidden) * FLOAT, (backward,))
+    yield Part("gradients of the denoisers", c.denoisers, (backward,))
+    yield from _compared(c, config.diffusion_batch, config.diffusion_negatives, forward)
+    yield Part("h of all edges", c.table, (validation,))
+    block = min(GENERATED, s.num_users)
+    reverse = block * (6 * c.row + 2 * config.hidden[0] * FLOAT)
+    yield Part("histories and generated vectors", 2 * c.of_users + reverse, (validation, TEST))
+    yield Part("users mixed", c.of_users, (validation, TEST))
+    yield from _ranking(c, validation)
 
 
-def _rows_of_ranking(s: _Sizes, batch: int, negatives: int, phases: tuple[str, ...]) -> Iterator[Part]:
+def _compared(c: _Counts, rows: int, negatives: int, phase: str) -> Iterator[Part]:
     """The vectors that a batch compares; of several negatives the nearest is chosen first."""
-    yield Part("rows of the batch", 2 * 3 * batch * s.row, phases)
+    yield Part("rows of the batch", 6 * rows * c.row, (phase,))
     if negatives > 1:
-        yield Part("candidates", 2 * batch * negatives * s.row, phases[:1])
+        yield Part("candidates", 2 * rows * negatives * c.row, (phase,))
 
 
-def _ranking(s: _Sizes, phase: str) -> Iterator[Part]:
-    yield Part("points to rank", s.table, (phase,))
-    yield Part("items in panels", s.items * s.row, (phase,))
-    yield Part("users being ranked", 2 * min(RANKED, s.users) * s.row, (phase,))
-    yield Part("held-out pairs", s.held_out * 3 * 8, (phase,), host=True)
+def _ranking(c: _Counts, phase: str) -> Iterator[Part]:
+    yield Part("points to rank", c.table, (phase,))
+    yield Part("items in panels", c.sizes.num_items * c.row, (phase,))
+    yield Part("users being ranked", 2 * min(RANKED, c.sizes.num_users) * c.row, (phase,))
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
@@ -224,13 +261,10 @@ def parse_bytes(text: str) -> int:
     """Bytes from "8GiB", "500 MB" or "1e9".
 
     Raises:
-        ValueError: not such a text, or not positive.
+        ValueError: not such a text, or less than a byte.
     """
-    found = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
-    try:
-        size = float(found[1]) * _UNITS[found[2] or ""]
-    except (TypeError, ValueError):
-        size = 0.0
-    if not size >= 1:
+    found = re.fullmatch(r"\s*(\d+\.?\d*(?:e\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    size = float(found[1]) * _UNITS[found[2] or ""] if found else 0.0
+    if not 1 <= size < 2**63:
         raise ValueError(f"expected an amount of memory such as 8GiB or 500MB, got {text!r}")
     return int(size)

@@ -13,6 +13,7 @@ from ..config import Config
 from ..data import Dataset
 from ..model import HDRM
 from ..model.diffusion import Diffusion
+from . import plan
 from .evaluate import CUTOFFS, METRICS
 from .trainer import CRITERION, Observer
 
@@ -117,6 +118,40 @@ def recommendations_table(user: str, found: Sequence[tuple[str, float]]) -> Tabl
 def settings_table(title: str, config: Config) -> Table:
     """The fields of a configuration."""
     return _pairs_table(title, dataclasses.asdict(config).items())
+
+
+def print_plan(console: Console, found: plan.Plan) -> None:
+    """The parts of a memory plan, what every phase sums to, and the settings that decide it."""
+    parts = Table(title="memory of the training")
+    parts.add_column("part")
+    parts.add_column("MiB", justify="right")
+    parts.add_column("in", style="dim")
+    parts.add_column("alive", overflow="fold")
+    for part in found.parts:
+        where = "host" if part.host and not found.unified else ""
+        alive = "always" if part.phases == plan.PHASES else ", ".join(part.phases)
+        parts.add_row(part.name, _mib(part.num_bytes), where, alive)
+    sums = Table(title="sums")
+    sums.add_column("phase")
+    sides = {"memory": False} if found.unified else {"device": False, "host": True}
+    for side in sides:
+        sums.add_column(f"{side}, MiB", justify="right")
+    peaks = {side: found.peak(host=host) for side, host in sides.items()}
+    for phase in plan.PHASES:
+        sums.add_row(phase, *(_mib(found.bytes_in(phase, host=host)) for host in sides.values()))
+    sums.add_section()
+    sums.add_row("peak", *(_mib(size) for _, size in peaks.values()), style="bold")
+    console.print(parts)
+    console.print(sums)
+    config = found.config
+    settings = f"propagation={config.propagation}, micro_batches={config.micro_batches}"
+    if config.propagation == "sampled":
+        settings += f", fanouts={','.join(map(str, config.fanouts))}, tables_on={config.tables_on}"
+    console.print(f"for {settings}", highlight=False, soft_wrap=True)
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f}"
 
 
 def info_table(build: dict, backends: dict[str, str]) -> Table:

@@ -159,6 +159,7 @@ class DiffusionStage:
                 self._encode()
 
     def _encode(self) -> None:
+        self._h = self._inputs = None  # the last ones go before new ones come
         self._h = self._model.encoder(self._graph)
         self._inputs = self._model.user_inputs(self._h, self._graph)
 

@@ -1,0 +1,134 @@
+"""The memory plan: against what a training really takes, and what it says."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from hdrm.cli import cli
+from hdrm.config import Config
+from hdrm.train.plan import PHASES, Sizes, fitting, parse_bytes, plan
+
+SIZES = Sizes(10**6, 5 * 10**5, 10**8)
+GIB = 2**30
+
+MEASURED = """
+import ctypes, json, sys
+import numpy as np
+from hdrm.config import Config
+from hdrm.data import Dataset
+from hdrm.train import Trainer
+from hdrm.train.plan import Sizes, plan
+
+sizes, settings, folder = Sizes(*json.loads(sys.argv[1])), json.loads(sys.argv[2]), sys.argv[3]
+rng = np.random.default_rng(0)
+
+
+def pairs(count, users):
+    return np.stack([rng.integers(0, users, count), rng.integers(0, sizes.num_items, count)], 1)
+
+
+dataset = Dataset(
+    "random", sizes.num_users, sizes.num_items, pairs(sizes.num_train, sizes.num_users),
+    pairs(sizes.num_valid, 500), pairs(sizes.num_test, 500),
+)
+config = Config(**settings)
+Trainer(dataset, config, folder, source="random").fit()
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps([int(peak.split()[1]) * 1024, *plan(config, sizes, device="cpu").peak()]))
+"""
+
+ONE_EPOCH = {
+    "encoder_epochs": 1, "diffusion_epochs": 1, "layers": 2, "hidden": [32], "steps": 4,
+    "sampling_steps": 2, "encoder_negatives": 1, "omega": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("sizes", "settings"),
+    [
+        ((300_000, 150_000, 600_000, 1_000, 1_000), {"encoder_batch": 150_000}),
+        ((60_000, 30_000, 2_500_000, 1_000, 1_000), {"dim": 128, "encoder_batch": 500_000}),
+    ],
+)
+def test_the_peak_is_that_of_a_real_training(tmp_path, sizes, settings):
+    settings = ONE_EPOCH | {"diffusion_batch": 60_000} | settings
+    arguments = [json.dumps(sizes), json.dumps(settings), str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True, check=True
+    )
+    measured, phase, planned = json.loads(done.stdout.splitlines()[-1])
+    assert abs(planned / measured - 1) < 0.1, f"{planned:,} planned ({phase}), {measured:,} measured"
+
+
+def test_more_of_anything_needs_more():
+    base = plan(Config(), SIZES).peak()[1]
+    assert plan(Config(dim=128), SIZES).peak()[1] > 1.9 * base - GIB
+    for larger in (Sizes(2 * 10**6, 5 * 10**5, 10**8), Sizes(10**6, 10**6, 10**8),
+                   Sizes(10**6, 5 * 10**5, 2 * 10**8)):  # fmt: skip
+        assert plan(Config(), larger).peak()[1] > base
+    on_cpu = plan(Config(), SIZES, device="cpu")
+    for phase in PHASES:
+        apart = plan(Config(), SIZES)
+        assert on_cpu.bytes_in(phase) == apart.bytes_in(phase) + apart.bytes_in(phase, host=True)
+
+
+def test_a_large_graph_fits_as_the_documentation_says():
+    full, fits = fitting(Config(), SIZES, 8 * GIB)
+    assert fits and full.config == Config()
+    sampled = Config(propagation="sampled", fanouts=(4, 2, 1), tables_on="host", encoder_batch=5_000,
+                     encoder_negatives=1)  # fmt: skip
+    steps = [plan(sampled, SIZES).bytes_in(phase) for phase in ("encoder forward", "encoder backward")]
+    assert max(steps) < 2 * GIB
+
+
+def test_cheaper_settings_are_tried_in_turn():
+    needs = plan(Config(), SIZES).peak()[1]
+    assert fitting(Config(), SIZES, needs) == (plan(Config(), SIZES), True)
+    seen = []
+    for budget in range(needs - 1, 0, -needs // 50):
+        found, fits = fitting(Config(), SIZES, budget)
+        if not fits:
+            break
+        assert found.peak()[1] <= budget
+        seen.append((found.config.propagation, found.config.tables_on))
+    assert list(dict.fromkeys(seen))[-1] == ("sampled", "host")
+    smallest, fits = fitting(Config(), SIZES, 1)
+    assert not fits and smallest.peak()[1] <= found.peak()[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8GiB", 8 * GIB), ("500MB", 5 * 10**8), ("1e9", 10**9), ("1.5 kib", 1536), ("7", 7)],
+)
+def test_amounts_of_memory(text, expected):
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1GB", "0", "8 GiBs", "1e99", "nan", "..5"])
+def test_what_is_no_amount_of_memory_is_refused(text):
+    with pytest.raises(ValueError, match="expected an amount of memory such as 8GiB"):
+        parse_bytes(text)
+
+
+def test_the_command_prints_the_plan_and_what_fits():
+    sizes = ["plan", "--users", "1e6", "--items", "5e5", "--interactions", "1e8", "--dim", "64"]
+    done = CliRunner().invoke(cli, [*sizes, "--budget", "24GiB"])
+    assert done.exit_code == 0
+    for text in ("training graph", "encoder backward", "peak", "propagation=full"):
+        assert text in done.output
+    refused = CliRunner().invoke(cli, [*sizes, "--budget", "10MB"])
+    assert isinstance(refused.exception, ValueError)
+    assert "needs at least" in str(refused.exception) and "training graph" in refused.output
+    unclear = CliRunner().invoke(cli, ["plan", "--users", "5"])
+    assert "give a DATASET, or --users, --items and --interactions" in unclear.output
+
+
+def test_training_refuses_a_budget_before_it_writes_anything(tmp_path):
+    command = ["train", "demo", "--out", str(tmp_path / "run"), "--memory-budget", "1MiB"]
+    refused = CliRunner().invoke(cli, command)
+    assert "more than the budget of 1 MiB" in str(refused.exception)
+    assert not (tmp_path / "run").exists()
