@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 import hdrm
+from hdrm import memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type != "cpu":
@@ -75,8 +76,9 @@ class Group:
             or ImportError for a package that is not installed.
         check: raises AssertionError if a call's result is not the reference's.
         num_bytes: what an implementation cannot avoid moving; None where that is not the question.
-        outputs: "fresh": large results live in memory that the process has not touched yet, so the
-            time contains its page faults; "touched": memory is kept and used again.
+        outputs: "fresh": torch's large results live in memory that the process has not touched yet,
+            so the time contains its page faults (hdrm keeps that of its own: hdrm.memory);
+            "touched": all memory is kept and used again.
         info: figures that the plots need, ``edges`` for one.
     """
 
@@ -259,13 +261,15 @@ def use_outputs(outputs: str) -> None:
 def peak_growth(call: Call) -> int | None:
     """Bytes by which memory grows at the most during a call; None where it cannot be told.
 
-    On the CPU that is resident memory: the kernel's own peak counter, set back before the call.
+    On the CPU that is resident memory: the kernel's own peak counter, set back before the call. Memory
+    that hdrm keeps is given back before, so that what the call takes shows.
     """
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
+    memory.keep(0)
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
     try:
@@ -276,6 +280,8 @@ def peak_growth(call: Call) -> int | None:
         return max(_resident("VmHWM") - before, 0)
     except OSError:
         return None
+    finally:
+        memory.keep(memory.kept_by_default())
 
 
 def _resident(key: str) -> int:

@@ -91,8 +91,9 @@ def markdown(results: dict, rows: list[Row], pictures: dict[str, str]) -> str:
         "hdrm. GB/s counts the bytes that no implementation can avoid moving; “of copy” is its "
         "fraction of the bandwidth of a large copy made in the same rounds (more than 1: the "
         "caches helped). Peak memory is how far resident memory grew during a call. Large results "
-        "live in fresh memory, whose page faults are part of the time, unless the group says "
-        "“outputs touched”.\n",
+        "of torch live in fresh memory, whose page faults are part of the time, and those of hdrm in "
+        "memory that it keeps, as either does by itself; in groups “outputs touched” all memory is "
+        "kept.\n",
     ]
     if machine.get("small"):
         parts.append("**HDRM_BENCH_SMALL was set: sizes are divided, and the times mean nothing.**\n")

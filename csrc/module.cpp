@@ -9,6 +9,7 @@
 
 #include "cpu/clones.h"
 #include "cpu/graph.h"
+#include "cpu/kept_memory.h"
 
 namespace py = pybind11;
 
@@ -71,6 +72,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_report", &hdrm::build_report_dict, "How this module was built: text by name.");
   m.def("simd_level", &hdrm::simd_level,
         "The widest instruction set that the CPU kernels use on this processor.");
+  m.def("keep_memory", &hdrm::cpu::keep_memory, py::arg("most").noconvert(),
+        "Keep up to so many bytes of large results' memory when they are freed; the bytes that went "
+        "back to the system now.");
   m.def("build_csr", &hdrm::build_csr_numpy, py::arg("users").noconvert(),
         py::arg("items").noconvert(), py::arg("num_users"), py::arg("num_items"),
         py::arg("collapse"),

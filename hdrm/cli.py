@@ -74,7 +74,7 @@ class _Bytes(click.ParamType):
     name = "memory"
 
     def convert(self, value, param, ctx):
-        from .train.plan import parse_bytes
+        from .memory import parse_bytes
 
         try:
             return value if isinstance(value, int) else parse_bytes(value)

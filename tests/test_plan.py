@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from hdrm.cli import cli
 from hdrm.config import Config
-from hdrm.train.plan import PHASES, Sizes, fitting, parse_bytes, plan
+from hdrm.train.plan import PHASES, Sizes, fitting, plan
 
 SIZES = Sizes(10**6, 5 * 10**5, 10**8)
 GIB = 2**30
@@ -66,7 +66,7 @@ def test_the_peak_is_that_of_a_real_training(tmp_path, sizes, settings):
 
 def test_more_of_anything_needs_more():
     base = plan(Config(), SIZES).peak()[1]
-    assert plan(Config(dim=128), SIZES).peak()[1] > 1.9 * base - GIB
+    assert plan(Config(dim=128), SIZES).peak()[1] > 1.5 * base
     for larger in (Sizes(2 * 10**6, 5 * 10**5, 10**8), Sizes(10**6, 10**6, 10**8),
                    Sizes(10**6, 5 * 10**5, 2 * 10**8)):  # fmt: skip
         assert plan(Config(), larger).peak()[1] > base
@@ -98,20 +98,6 @@ def test_cheaper_settings_are_tried_in_turn():
     assert list(dict.fromkeys(seen))[-1] == ("sampled", "host")
     smallest, fits = fitting(Config(), SIZES, 1)
     assert not fits and smallest.peak()[1] <= found.peak()[1]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("8GiB", 8 * GIB), ("500MB", 5 * 10**8), ("1e9", 10**9), ("1.5 kib", 1536), ("7", 7)],
-)
-def test_amounts_of_memory(text, expected):
-    assert parse_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "GiB", "-1GB", "0", "8 GiBs", "1e99", "nan", "..5"])
-def test_what_is_no_amount_of_memory_is_refused(text):
-    with pytest.raises(ValueError, match="expected an amount of memory such as 8GiB"):
-        parse_bytes(text)
 
 
 def test_the_command_prints_the_plan_and_what_fits():

@@ -15,9 +15,10 @@
 
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "binding/device.h"
-#include "cpu/pages.h"
+#include "cpu/kept_memory.h"
 #include "rows/storage.h"
 
 namespace hdrm::binding {
@@ -62,14 +63,35 @@ T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
-// A tensor that an op will fill, on the device of `like`.
+inline std::int64_t element_bytes(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double:
+    case ScalarType::Long:
+      return 8;
+    case ScalarType::Float:
+    case ScalarType::Int:
+      return 4;
+    case ScalarType::BFloat16:
+    case ScalarType::Half:
+      return 2;
+    default:
+      STD_TORCH_CHECK(false, "hdrm: no op has results of this type");
+  }
+}
+
+// A tensor that an op will fill, on the device of `like`; a large one of the host's in memory that is
+// kept for the next.
 inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
                          ScalarType type) {
-  Tensor result = torch::stable::new_empty(like, sizes, type);
-  if (result.is_cpu()) {
-    cpu::advise_huge_pages(result.mutable_data_ptr(), result.numel() * result.element_size());
+  std::int64_t bytes = element_bytes(type);
+  for (const std::int64_t size : sizes) bytes *= size;
+  if (!like.is_cpu() || bytes < cpu::kLargeBytes) {
+    return torch::stable::new_empty(like, sizes, type);
   }
-  return result;
+  std::vector<std::int64_t> strides(sizes.size(), 1);
+  for (std::size_t k = sizes.size(); k-- > 1;) strides[k - 1] = strides[k] * sizes[k];
+  return torch::stable::from_blob(cpu::take_memory(bytes), sizes, strides, like.device(), type,
+                                  &cpu::give_back_memory);
 }
 
 inline void check_seed(const Tensor& seed) {

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "cpu/clones.h"
-#include "cpu/pages.h"
+#include "cpu/kept_memory.h"
 #include "cpu/team.h"
 #include "ops/ranking.h"
 #include "rows/distance.h"
@@ -43,7 +43,7 @@ struct Panels {
   };
   std::int64_t count;
   int width;
-  std::unique_ptr<Column[]> coordinates;  // (count, width)
+  std::unique_ptr<Column[], cpu::GiveBack> coordinates;  // (count, width)
   const Column* operator[](std::int64_t p) const { return coordinates.get() + p * width; }
 };
 template <class T>
@@ -315,9 +315,8 @@ void topk(const cpu::Parallel& parallel, const TopK<T>& t, T* distance, std::int
   constexpr int kItems = Panels<T>::kItems;
   const std::int64_t count = (t.num_items + kItems - 1) / kItems;
   const Panels<T> panels{count, t.width,
-                         std::unique_ptr<Column<T>[]>(new Column<T>[count * t.width])};
-  cpu::advise_huge_pages(panels.coordinates.get(),
-                         count * t.width * static_cast<std::int64_t>(sizeof(Column<T>)));
+                         std::unique_ptr<Column<T>[], cpu::GiveBack>(static_cast<Column<T>*>(
+                             cpu::take_memory(count * t.width * std::int64_t{sizeof(Column<T>)})))};
   parallel.loop(count, cpu::grain_rows(t.width * kItems),
                 [&](std::int64_t begin, std::int64_t end) { pack(t, panels, begin, end); });
   parallel.loop(t.num_users, 1, [&](std::int64_t begin, std::int64_t end) {

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -251,20 +250,3 @@ def _ranking(c: _Counts, phase: str) -> Iterator[Part]:
     yield Part("points to rank", c.table, (phase,))
     yield Part("items in panels", c.sizes.num_items * c.row, (phase,))
     yield Part("users being ranked", 2 * min(RANKED, c.sizes.num_users) * c.row, (phase,))
-
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
-          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from "8GiB", "500 MB" or "1e9".
-
-    Raises:
-        ValueError: not such a text, or less than a byte.
-    """
-    found = re.fullmatch(r"\s*(\d+\.?\d*(?:e\d+)?)\s*([kmgt]i?)?b?\s*", text.lower())
-    size = float(found[1]) * _UNITS[found[2] or ""] if found else 0.0
-    if not 1 <= size < 2**63:
-        raise ValueError(f"expected an amount of memory such as 8GiB or 500MB, got {text!r}")
-    return int(size)
