@@ -364,8 +364,9 @@ def test_sampled_training_ranks_as_well_as_full_training(tmp_path):
     best = {}
     for propagation in ("full", "sampled"):
         config = PRESETS["demo"].replace(
-            propagation=propagation, encoder_epochs=10, diffusion_epochs=0, omega=0.0
-        )
+            propagation=propagation, fanouts=(8, 4, 2), encoder_negatives=2, encoder_epochs=6,
+            diffusion_epochs=0, omega=0.0,
+        )  # fmt: skip
         run = tmp_path / propagation
         model = Trainer(load("demo"), config, run, source="demo").fit().model
         best[propagation] = hdrm.train.evaluate_split(model, load("demo"), "valid")["encoder"]
