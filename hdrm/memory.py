@@ -3,7 +3,8 @@
 Results of 4 MiB and more of the CPU kernels live in blocks that are not given back to the system when
 the tensor dies: the next result of such a size takes them. That saves the page faults of new memory,
 which take longer than the kernels do. At most a sixteenth of the machine's memory and 1 GiB are kept
-unused; the environment variable HDRM_KEPT_MEMORY sets another amount (``0``: nothing is kept).
+unused, and used and unused together never exceed the most that was in use at one time; the
+environment variable HDRM_KEPT_MEMORY sets another amount (``0``: nothing is kept).
 """
 
 from __future__ import annotations

@@ -69,6 +69,16 @@ def test_no_more_is_kept_than_allowed():
 
 
 @needs_native
+def test_used_and_unused_memory_do_not_exceed_what_was_used_at_once():
+    small, large = tangents(), tangents(rows=2 * ROWS)
+    first, second = ops.expmap0(small), ops.expmap0(small)  # 6 MiB each, in pages of 2 MiB
+    del first, second
+    grown = ops.expmap0(large)  # 10 MiB: both have to go
+    assert memory.keep(0) == 0
+    del grown
+
+
+@needs_native
 def test_threads_take_and_give_back_at_once():
     u, wrong = tangents(), []
     expected = ops.expmap0(u)

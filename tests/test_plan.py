@@ -71,9 +71,10 @@ def test_more_of_anything_needs_more():
                    Sizes(10**6, 5 * 10**5, 2 * 10**8)):  # fmt: skip
         assert plan(Config(), larger).peak()[1] > base
     on_cpu = plan(Config(), SIZES, device="cpu")
-    for phase in PHASES:
-        apart = plan(Config(), SIZES)
-        assert on_cpu.bytes_in(phase) == apart.bytes_in(phase) + apart.bytes_in(phase, host=True)
+    apart = plan(Config(), SIZES)
+    for phase in PHASES:  # on the CPU memory is kept, too
+        both = apart.bytes_in(phase) + apart.bytes_in(phase, host=True)
+        assert both <= on_cpu.bytes_in(phase) <= both + GIB
 
 
 def test_a_large_graph_fits_as_the_documentation_says():

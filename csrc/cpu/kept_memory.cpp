@@ -1,5 +1,6 @@
 #include "cpu/kept_memory.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -48,13 +49,21 @@ class Kept {
       found = *best;
       free_.erase(best);
       free_bytes_ -= found.bytes;
+      used_bytes_ += found.bytes;
     } else {
+      // What does not fit must not add to what once was needed at the same time.
+      used_bytes_ += bytes;
+      most_used_ = std::max(most_used_, used_bytes_);
+      shrink(std::min(most_, most_used_ - used_bytes_));
       found.data = from_system(bytes);
       if (!found.data) {  // what is kept may be what is missing
         shrink(0);
         found.data = from_system(bytes);
       }
-      if (!found.data) throw std::bad_alloc();
+      if (!found.data) {
+        used_bytes_ -= bytes;
+        throw std::bad_alloc();
+      }
     }
     used_[found.data] = found.bytes;
     return found.data;
@@ -65,6 +74,7 @@ class Kept {
     const auto used = used_.find(data);
     const Block block{data, used->second};
     used_.erase(used);
+    used_bytes_ -= block.bytes;
     if (block.bytes > most_) {
       std::free(data);
       return;
@@ -77,7 +87,9 @@ class Kept {
   std::size_t keep(std::size_t most) {
     const std::lock_guard lock(mutex_);
     most_ = kKeeps ? most : 0;
-    return shrink(most_);
+    const std::size_t freed = shrink(most_);
+    most_used_ = used_bytes_ + free_bytes_;
+    return freed;
   }
 
  private:
@@ -101,7 +113,7 @@ class Kept {
   std::mutex mutex_;
   std::vector<Block> free_;  // a handful; the longest unused first
   std::unordered_map<void*, std::size_t> used_;
-  std::size_t most_ = 0, free_bytes_ = 0;
+  std::size_t most_ = 0, free_bytes_ = 0, used_bytes_ = 0, most_used_ = 0;
 };
 
 // Never destroyed: tensors may be freed after static objects are.

@@ -19,7 +19,8 @@ void* take_memory(std::int64_t bytes);
 void give_back_memory(void* data) noexcept;
 
 // Freed memory beyond so many bytes goes back to the system, the longest unused first; at first all
-// does. Returns the bytes that went back now.
+// does. Used and unused together never exceed what was in use at one time. Returns the bytes that went
+// back now.
 std::int64_t keep_memory(std::int64_t most) noexcept;
 
 // Owns what take_memory returned.

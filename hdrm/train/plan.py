@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..data import Dataset
+from ..memory import kept_by_default
 from ..model.hdrm import BLOCK as GENERATED
 from .evaluate import BLOCK as RANKED
 
@@ -27,8 +28,8 @@ FLOAT, COLUMN, OFFSET, ID = 4, 4, 8, 8  # bytes of a number, a column id, a row 
 BUILDING = "graph building"
 ENCODER = ("encoder forward", "encoder backward", "encoder validation")
 DIFFUSION = ("next fold", "diffusion forward", "diffusion backward", "diffusion validation")
-TEST = "test"
-PHASES = (BUILDING, *ENCODER, *DIFFUSION, TEST)
+RESTORING, TEST = "restoring the best model", "test"
+PHASES = (BUILDING, *ENCODER, *DIFFUSION, RESTORING, TEST)
 LIBRARIES = 450 * 2**20  # resident: torch, polars, their threads' buffers; measured
 SMALL_FANOUT = 5  # of layers for which the settings name none
 
@@ -104,6 +105,9 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     parts = [Part("Python and its libraries", LIBRARIES, PHASES, host=True)]
     parts += [*_common(counted), *_encoder(counted), *_diffusion(counted)]
     unified = device.split(":")[0] == "cpu"
+    if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
+        kept = min(counted.table, kept_by_default())
+        parts.append(Part("kept of results", kept, (ENCODER[2], DIFFUSION[3], TEST), host=True))
     return Plan(config, tuple(part for part in parts if part.num_bytes), unified)
 
 
@@ -177,6 +181,9 @@ def _common(c: _Counts) -> Iterator[Part]:
     yield Part("training graph", c.graph(s.num_train), PHASES)
     yield Part("points", c.table, PHASES, host)
     yield Part("denoisers", c.denoisers, PHASES)
+    file = c.table + c.denoisers + s.num_train * 2 * COLUMN
+    yield Part("model file, mapped", file, (RESTORING,), host=True)
+    yield Part("optimiser, average and fold of a stage", 3 * c.table, (RESTORING,))
     # Ids of the pairs as they are, apart, as keys and as sorted keys; then the CSR.
     yield Part("items not to rank", known * (2 + 2 + 2) * ID + known * COLUMN, (TEST,), host=True)
     yield Part("h of the test", c.table, (TEST,))
