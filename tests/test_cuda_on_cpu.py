@@ -161,7 +161,7 @@ def kernels(name: str, sanitizer: str = "none", csrc: Path | None = None) -> Pat
     sources = [HERE / f"{name}.cpp"]
     for family in families:
         sources += [(csrc or ROOT / "csrc") / "cuda" / f"{family}.cu"]
-        host = {family, "normals"} if family == "noising" else {family}
+        host = {family, *({"noising": ["normals"], "nearest": ["kept_memory"]}.get(family, []))}
         sources += [p for f in sorted(host) if (p := ROOT / "csrc" / "cpu" / f"{f}.cpp").exists()]
     flags = [SMALL_GRID, "-iquote", str(csrc)] if csrc else [SMALL_GRID]
     return build(name, sources, sanitizer, flags=flags)

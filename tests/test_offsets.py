@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(
     "cpu" not in BACKENDS, reason="the compiled module is not built here"
 )
 ROOT = Path(__file__).resolve().parent.parent
-KERNELS = ("message_passing", "nearest", "noising", "normals", "ranking", "riemannian_step")
+KERNELS = ("kept_memory", "message_passing", "nearest", "noising", "normals", "ranking",
+           "riemannian_step")  # fmt: skip
 MAP_NORESERVE = 0x4000  # Linux; not in every Python's mmap
 
 

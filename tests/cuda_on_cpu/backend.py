@@ -12,6 +12,7 @@ import torch
 
 from .build import ROOT, build, missing
 
+KEPT = ROOT / "csrc" / "cpu" / "kept_memory.cpp"  # where the bindings' results come from
 FLAGS = ("-O2", "-DHDRM_CUDA_ON_CPU", "-fvisibility=hidden")
 
 
@@ -25,7 +26,7 @@ def load() -> None:
     target = "-DTORCH_TARGET_VERSION=0x020d000000000000ULL"  # as setup.py's
     library = build(
         "hdrm_cuda.so",
-        sorted([*ROOT.glob("csrc/cuda/*.cu"), *ROOT.glob("csrc/binding/*.cpp")]),
+        sorted([*ROOT.glob("csrc/cuda/*.cu"), *ROOT.glob("csrc/binding/*.cpp"), KEPT]),
         flags=[*FLAGS, target, "-isystem", str(folder / "include")],
         libraries=[f"-L{folder / 'lib'}", "-ltorch_cpu"],
     )
