@@ -42,7 +42,7 @@ print(json.dumps([int(peak.split()[1]) * 1024, *plan(config, sizes, device="cpu"
 
 ONE_EPOCH = {
     "encoder_epochs": 1, "diffusion_epochs": 1, "layers": 2, "hidden": [32], "steps": 4,
-    "sampling_steps": 2, "encoder_negatives": 1, "omega": 0.1,
+    "sampling_steps": 2, "encoder_negatives": 1, "omega": 0.1, "folds": 2,
 }  # fmt: skip
 
 
@@ -51,7 +51,8 @@ ONE_EPOCH = {
     ("sizes", "settings"),
     [
         ((300_000, 150_000, 600_000, 1_000, 1_000), {"encoder_batch": 150_000}),
-        ((60_000, 30_000, 2_500_000, 1_000, 1_000), {"dim": 128, "encoder_batch": 500_000}),
+        ((60_000, 30_000, 1_500_000, 1_000, 1_000),
+         {"dim": 128, "encoder_batch": 500_000, "diffusion_batch": 150_000}),
     ],
 )
 def test_the_peak_is_that_of_a_real_training(tmp_path, sizes, settings):
