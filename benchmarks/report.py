@@ -62,7 +62,7 @@ def write(results: dict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = rows_of(results)
     for row in results["benchmarks"]:
-        row["stats"].pop("data", None)  # the quantiles are in extra_info
+        row["stats"] = {"median": row["stats"]["median"]}  # the quantiles are in extra_info
         row["extra_info"].pop("versions", None)  # machine_info has them
     results["machine_info"].pop("node", None)
     _replace(folder / "results.json", json.dumps(results, ensure_ascii=False) + "\n")
