@@ -159,18 +159,17 @@ def diffusion_step(case) -> Group:
             for _ in range(2)
         ]
         optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], lr=1e-3)
-        alpha_bar, omega, alpha = model.diffusion.alpha_bar, 0.05, config.reconstruction
+        alpha_bar = model.diffusion.alpha_bar
 
         def call():
-            user, positive, negative = (h[ids] for ids in draw())
-            t = torch.randint(0, config.steps, (len(user),))
-            mixed, error = [], 0
-            for net, z0, known in zip(nets, (user, positive), (positive, user)):
-                z_t = authors.directional_noise(z0, t, alpha_bar)
-                mixed.append((1 - omega) * z0 + omega * net(z_t, t, known))
-                error = error + (z0 - mixed[-1]).square().mean()
-            loss = authors.margin_ranking_loss(*mixed, negative, config.margin)
-            loss = (1 - alpha) * loss + alpha * error
+            loss = authors.diffusion_loss(
+                h,
+                draw(),
+                nets,
+                alpha_bar,
+                margin=config.margin,
+                reconstruction=config.reconstruction,
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -64,7 +64,7 @@ class Config:
     # it moves their rows only; memory and time of a step follow the batch. Validation is full.
     propagation: str = _choice("full", "full", "sampled")  # sampled ignores averaging
     fanouts: tuple[int, ...] = (10, 5, 5)  # neighbours drawn a node, from the batch outwards
-    tables_on: str = _choice("device", "device", "host")  # host: sampled only, table and momentum
+    tables_on: str = _choice("device", "device", "host")  # points, momentum and their average
     micro_batches: int = _number(1, 1)  # parts a batch is computed in, of the same gradient
     # Stage 2, the diffusion: Adam
     diffusion_epochs: int = _number(10, 0)
@@ -89,11 +89,6 @@ class Config:
             raise ValueError(
                 f"fanouts must be {self.layers} numbers, one of each of the layers, got "
                 f"{list(self.fanouts)}"
-            )
-        if self.tables_on == "host" and self.propagation != "sampled":
-            raise ValueError(
-                "tables_on = host needs propagation = sampled: a full propagation reads the whole "
-                "table at every step"
             )
         if self.sampling_steps > self.steps:
             raise ValueError(

@@ -6,23 +6,27 @@ COO matrix, noise, loss, sampling and ranking in Python. c = 1.
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hdrm.accuracy.peers import Authors
+from hdrm.model.denoiser import time_embedding
 
 C = 1.0
+OMEGA = 0.05  # weight of the prediction, in training too
 
 
 def propagate(x: Tensor, matrix: Tensor, num_layers: int) -> Tensor:
-    """logmap0, rounds of a sparse product, and their sum."""
+    """logmap0, rounds of a product with a sparse matrix, and their sum."""
     h = Authors.logmap0(x, C)
     total = torch.zeros_like(h)
     for _ in range(num_layers):
-        h = torch.sparse.mm(matrix, h)
+        h = matrix @ h
         total = total + h
     return total
 
@@ -45,6 +49,67 @@ def margin_ranking_loss(u: Tensor, pos: Tensor, neg: Tensor, margin: float) -> T
     x, y, z = (Authors.expmap0(row, C) for row in (u, pos, neg))
     gap = Authors.sqdist(x, y, C) - Authors.sqdist(x, z, C)
     return torch.clamp(gap + margin, min=0).mean()
+
+
+def encode(tables: Sequence[Tensor], matrix: Tensor, num_layers: int) -> Tensor:
+    """As their model calls it: tables of users and of items, projected first; all rounds are kept."""
+    rounds = [torch.cat([Authors.logmap0(Authors.project(x, C), C) for x in tables])]
+    for _ in range(num_layers):
+        rounds.append(matrix @ rounds[-1])
+    return sum(rounds[1:])
+
+
+def points(u: Tensor) -> Tensor:
+    return Authors.project(Authors.expmap0(u, C), C)
+
+
+class Denoiser(nn.Module):
+    """Their network, layer by layer, on the concatenated inputs."""
+
+    def __init__(self, dim: int, hidden: Sequence[int], time_width: int = 10) -> None:
+        super().__init__()
+        widths = [2 * dim + time_width, *hidden, dim]
+        self.time = nn.Linear(time_width, time_width)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        time = self.time(time_embedding(t, self.time.in_features))
+        h = torch.cat([self.drop(z_t), time, condition], -1)
+        for layer in self.layers[:-1]:
+            h = torch.tanh(layer(h))
+        return self.layers[-1](h)
+
+
+def diffusion_loss(
+    h: Tensor,
+    num_users: int,
+    ids: Sequence[Tensor],
+    denoisers: Sequence[nn.Module],
+    alpha_bar: Tensor,
+    *,
+    margin: float,
+    reconstruction: float,
+) -> Tensor:
+    """The loss of a batch of (user, item, unseen item), rows of h.
+
+    Noise to one step t per row, each denoiser conditioned on the other's clean vector, its output
+    mixed in with weight ω, ranking loss and reconstruction of the mixed vectors. Negatives are taken
+    from the points of all items.
+    """
+    users, items = h.split([num_users, len(h) - num_users])
+    user, positive = users[ids[0]], items[ids[1] - num_users]
+    t = torch.randint(0, len(alpha_bar), (len(user),), device=h.device)
+    mixed, error = [], 0
+    for denoiser, z0, known in zip(denoisers, (user, positive), (positive, user)):
+        z_t = directional_noise(z0, t, alpha_bar)
+        mixed.append((1 - OMEGA) * z0 + OMEGA * denoiser(z_t, t, known))
+        error = error + (z0 - mixed[-1]).square().mean()
+    x, y = (points(u) for u in mixed)
+    z = points(items)[ids[2] - num_users]
+    gap = Authors.sqdist(x, y, C) - Authors.sqdist(x, z, C)
+    rank = torch.clamp(gap + margin, min=0).mean()
+    return (1 - reconstruction) * rank + reconstruction * error
 
 
 def sample_negatives(users: list[int], seen: list[set[int]], num_items: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import geoopt
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import BipartiteGraph
 from ..manifold import Lorentz
+from . import slices
 
 INITIAL_RADIUS = 0.1
+BLOCK = 2**22  # numbers of a table on the host that are on the device at a time
 
 
 class Encoder(nn.Module):
@@ -21,8 +25,8 @@ class Encoder(nn.Module):
         dim: ambient width d+1, time coordinate included.
         num_layers: rounds of aggregation L.
         c: the curvature is −c.
-        on_host: the table stays on the CPU when the module moves; the result is on the graph's
-            device, to which :meth:`forward` copies the table for the time of a propagation.
+        on_host: the table stays on the CPU when the module moves. The result is on the graph's
+            device and has no gradient; no second table lies there beside it.
 
     ``table`` (U + I, d+1) starts at expmap0(uniform(−0.1, 0.1)^d), drawn from torch's generator.
     """
@@ -39,7 +43,16 @@ class Encoder(nn.Module):
 
     def forward(self, graph: BipartiteGraph) -> Tensor:
         """Σ_{l=1..L} Âˡ·logmap0(table): tangent vectors at the origin (U + I, d+1)."""
-        return ops.propagate(self.table.to(graph.device), graph, self.num_layers, c=self.c)
+        if self.on_host:
+            return self._streamed(graph)
+        return ops.propagate(self.table, graph, self.num_layers, c=self.c)
+
+    @torch.no_grad()
+    def _streamed(self, graph: BipartiteGraph) -> Tensor:
+        h = torch.empty(self.table.shape, dtype=self.table.dtype, device=graph.device)
+        for rows in blocks(h):
+            h[rows] = ops.logmap0(self.table[rows].to(graph.device), c=self.c)
+        return slices.propagate_(h, graph, self.num_layers)
 
     def _apply(self, fn, recurse=True):
         """As nn.Module for .to(device) and kin; a table on the host follows in dtype only."""
@@ -48,9 +61,8 @@ class Encoder(nn.Module):
         return super()._apply(lambda t: t.to(fn(t.new_empty(0)).dtype), recurse)
 
 
-def histories(h: Tensor, graph: BipartiteGraph) -> Tensor:
-    """The users' rows of D⁻¹A·h (U, d+1): the mean of each user's items, 0 for a user without any."""
-    users = slice(graph.num_users)
-    degree = graph.rowptr[: graph.num_users + 1].diff().to(h.dtype)[:, None]
-    with_self = ops.propagate(h, graph, 1, space="tangent")[users]
-    return (with_self * (degree + 1) - h[users]) / degree.clamp(min=1)
+def blocks(table: Tensor) -> Iterator[slice]:
+    """Rows of a table that go between host and device at a time."""
+    size = max(BLOCK // table.shape[1], 1)
+    for first in range(0, len(table), size):
+        yield slice(first, min(first + size, len(table)))

@@ -23,10 +23,10 @@ from .. import ops
 from ..config import Config
 from ..graph import CSR, BipartiteGraph
 from ..seeds import derive_seed
-from . import checkpoint
+from . import checkpoint, slices
 from .denoiser import Denoiser
 from .diffusion import Diffusion
-from .encoder import Encoder, histories
+from .encoder import Encoder
 
 DENOISERS = ("user", "history")
 BLOCK = 2**14  # users whose reverse process runs at a time: bounds memory
@@ -127,7 +127,8 @@ class HDRM(nn.Module):
 
     def user_inputs(self, h: Tensor, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
         """What the diffusion starts from: users' vectors and histories, (U, dim) each."""
-        return h[: self.num_users], histories(h, graph)
+        users = h[: self.num_users]
+        return users, slices.histories(h, graph, torch.arange(self.num_users, device=h.device))
 
     def denoise(
         self, user: Tensor, history: Tensor, t: Tensor, *, seed: int

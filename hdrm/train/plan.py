@@ -105,7 +105,9 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     parts = [Part("Python and its libraries", LIBRARIES, PHASES, host=True)]
     parts += [*_common(counted), *_encoder(counted), *_diffusion(counted)]
     unified = device.split(":")[0] == "cpu"
-    if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
+    if (
+        unified
+    ):  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
         kept = min(counted.table, kept_by_default())
         parts.append(Part("kept of results", kept, (ENCODER[2], DIFFUSION[3], TEST), host=True))
     return Plan(config, tuple(part for part in parts if part.num_bytes), unified)
@@ -177,7 +179,9 @@ def _common(c: _Counts) -> Iterator[Part]:
     s, host = c.sizes, c.config.tables_on == "host"
     known = s.num_train + s.num_valid
     yield Part("interactions", (known + s.num_test) * 2 * ID, PHASES, host=True)
-    yield Part("ids while a graph is built", s.num_train * 2 * ID + c.nodes * OFFSET, (BUILDING,), True)
+    yield Part(
+        "ids while a graph is built", s.num_train * 2 * ID + c.nodes * OFFSET, (BUILDING,), True
+    )
     yield Part("training graph", c.graph(s.num_train), PHASES)
     yield Part("points", c.table, PHASES, host)
     yield Part("denoisers", c.denoisers, PHASES)
@@ -223,7 +227,9 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     yield Part("ids of a fold", s.num_train + rest * (2 + 2) * ID, (fold,), host=True)
     yield Part("next graph of a fold", c.graph(rest), (fold,))
     yield Part("graph of a fold", c.graph(rest), DIFFUSION)
-    yield Part("positives of a fold", c.sizes.num_users * 4 * ID + hidden * COLUMN, DIFFUSION, host=True)
+    yield Part(
+        "positives of a fold", c.sizes.num_users * 4 * ID + hidden * COLUMN, DIFFUSION, host=True
+    )
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
     yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
     yield Part("work table", c.table, (fold,))

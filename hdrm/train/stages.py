@@ -14,7 +14,8 @@ from ..model import HDRM
 from ..seeds import derive_seed
 from .batches import Batches
 from .step_sampling import StepSampler
-from .table_steps import FullStep, SampledStep, table_optimizer
+from .table_steps import backward, table_step
+from .vectors import FrozenVectors, TrainedVectors
 
 # Weights of the diffusion tried on the validation set; 0 is the encoder alone.
 OMEGAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -33,7 +34,7 @@ class EncoderStage:
     def __init__(self, model: HDRM, config: Config) -> None:
         self._config, self._first_item = config, model.num_users
         self.epochs = config.encoder_epochs
-        self._make = (SampledStep if config.propagation == "sampled" else FullStep)(model, config)
+        self._make = table_step(model, config)
         self.averaged = self._make.averaged
         self._batches = Batches(
             model.graph.user_items,
@@ -81,12 +82,13 @@ class DiffusionStage:
         self._model, self._train, self._config = model, train, config
         self.epochs = config.diffusion_epochs
         self.averaged = list(model.denoisers.parameters())
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(model.denoisers.parameters(), lr=config.diffusion_lr, fused=True)
-        ]
+        self._optimizer = torch.optim.Adam(
+            model.denoisers.parameters(), lr=config.diffusion_lr, fused=True
+        )
+        self._vectors = FrozenVectors(model)
         if config.tables == "joint":
-            self.averaged.append(model.encoder.table)
-            self._optimizers.append(table_optimizer(model, config))
+            self._vectors = TrainedVectors(model, config)
+        self.averaged += self._vectors.averaged
         self._folds = min(config.folds, len(train))
         self._steps_per_fold = -(-len(train) // (self._folds * config.diffusion_batch))
         self.steps_per_epoch = self._folds * self._steps_per_fold
@@ -103,31 +105,29 @@ class DiffusionStage:
 
     def step(self, step: int) -> float:
         """Move the denoisers, and the table where it is trained too, by one batch; its loss."""
-        loss = self._loss(step)
-        loss.backward()
-        for optimizer in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        fold = step % self.steps_per_epoch // self._steps_per_fold
+        if fold != self._fold:
+            self._enter(fold)
+        loss = backward(self._loss(step))
+        self._vectors.move()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
         return loss.item()
 
     def _loss(self, step: int) -> Tensor:
         model, config = self._model, self._config
-        fold = step % self.steps_per_epoch // self._steps_per_fold
-        if fold != self._fold:
-            self._enter(fold)
         users, positives, negatives = self._batches.batch(step)
-        if config.tables == "joint":
-            self._encode()
         ids, row = torch.unique(users, return_inverse=True)
-        user, history = (F.embedding(ids, z0) for z0 in self._inputs)
+        nodes = torch.cat([positives[:, None], negatives], 1) + model.num_users
+        user, history, table, position = self._vectors.rows(ids, nodes)
         seed = derive_seed("noise", config.seed, step)
         t, weight = self._steps.draw(len(ids), seed)
         user_hat, history_hat = model.denoise(user, history, t.to(user.device), seed=seed)
 
         u = F.embedding(row, (user_hat + history_hat) / 2)
-        nearest = _nearest(u, self._h, negatives + model.num_users, config.curvature)
-        ranked = torch.cat([positives + model.num_users, nearest])  # one gather, one gradient
-        pos, neg = F.embedding(ranked, self._h).split(len(u))
+        nearest = _nearest(u, table, position[:, 1:], config.curvature)
+        ranked = torch.cat([position[:, 0], nearest])  # one gather, one gradient
+        pos, neg = F.embedding(ranked, table).split(len(u))
         rank = ops.margin_ranking_loss(u, pos, neg, config.margin, c=config.curvature)
         # Where the tables are trained too, the target stays where it is.
         errors = F.mse_loss(user_hat, user.detach(), reduction="none").mean(1)
@@ -154,14 +154,7 @@ class DiffusionStage:
             by_user=config.pairs == "users",
         )
         self._fold = fold
-        if config.tables == "frozen":
-            with torch.no_grad():
-                self._encode()
-
-    def _encode(self) -> None:
-        self._h = self._inputs = None  # the last ones go before new ones come
-        self._h = self._model.encoder(self._graph)
-        self._inputs = self._model.user_inputs(self._h, self._graph)
+        self._vectors.enter(self._graph)
 
 
 @torch.no_grad()

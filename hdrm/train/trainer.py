@@ -246,10 +246,11 @@ class Average:
 
     δ grows as (1+n)/(10+n) with the number of updates n up to ``decay``. A table of points is
     averaged coordinate by coordinate: the kernels read the spatial part, which has no constraint.
+    With decay 0 the average is w, and nothing is stored.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
-        self._parameters, self._decay, self._updates = list(parameters), decay, 0
+        self._parameters, self._decay, self._updates = list(parameters) if decay else [], decay, 0
         self._average = [p.detach().clone() for p in self._parameters]
 
     @torch.no_grad()

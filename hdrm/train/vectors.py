@@ -1,0 +1,90 @@
+"""The propagated vectors that the diffusion is trained on: of a table that stays, or that is trained.
+
+Both are used in one order: ``enter`` a graph, then for every step ``rows`` and, after the loss's
+backward, ``move``. A step works on the rows that it asks for: where the table is trained, their
+gradients have the batch's size until one table is made of them, for which the vectors make room.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import Config
+from ..graph import BipartiteGraph
+from ..model import HDRM, slices
+from .table_steps import whole_step
+
+
+class FrozenVectors:
+    """Of a table that stays: propagated once a graph."""
+
+    averaged: list[Tensor] = []
+
+    def __init__(self, model: HDRM) -> None:
+        self._model = model
+        self.leave()
+
+    def enter(self, graph: BipartiteGraph) -> None:
+        with torch.no_grad():
+            self._h = self._model.encoder(graph)
+            self._inputs = self._model.user_inputs(self._h, graph)
+
+    def leave(self) -> None:
+        """Free what belongs to the graph."""
+        self._h = self._inputs = None
+
+    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a step needs.
+
+        Args:
+            users: int64 (n,), distinct.
+            nodes: int64, any shape, of items; they may repeat.
+
+        Returns:
+            Vectors and histories of the users (n, dim), a table, and the nodes' positions in it.
+        """
+        user, history = (F.embedding(users, z0) for z0 in self._inputs)
+        return user, history, self._h, nodes
+
+    def move(self) -> None:
+        pass
+
+
+class TrainedVectors:
+    """Of a table that every step moves: propagated in every step, and back."""
+
+    def __init__(self, model: HDRM, config: Config) -> None:
+        self._step = whole_step(model, config)
+        self.averaged = self._step.averaged
+        self.leave()
+
+    def enter(self, graph: BipartiteGraph) -> None:
+        self._graph = graph
+
+    def leave(self) -> None:
+        self._graph = None
+
+    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As of FrozenVectors; vectors, histories and table are leaves."""
+        h = self._step.encode(self._graph)
+        self._shape, self._users = h.shape, users
+        self._items, position = torch.unique(nodes, return_inverse=True)
+        self._leaves = (
+            F.embedding(users, h).requires_grad_(),
+            slices.histories(h, self._graph, users).requires_grad_(),
+            F.embedding(self._items, h).requires_grad_(),
+        )
+        return *self._leaves, position
+
+    def move(self) -> None:
+        """Move the table by the gradients that backward has left at the rows."""
+        user, history, item = (leaf.grad for leaf in self._leaves)
+        del self._leaves
+        gradient = user.new_zeros(self._shape)
+        # Users and items are other rows, none of them twice.
+        gradient.index_copy_(0, self._users, user).index_copy_(0, self._items, item)
+        slices.add_history_gradient_(gradient, self._graph, self._users, history)
+        del user, history, item
+        self._step.move(gradient)
