@@ -216,6 +216,10 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
         (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unknown"),
         (lambda t: t.update({table: torch.zeros(3, 9)}), "must be .* of shape"),
         (lambda t: t[table].fill_(torch.nan), "not finite"),
+        (lambda t: t["graph.col"].fill_(2**20), "stored graph is damaged: CSR: columns must"),
+        (lambda t: t["graph.rowptr"].fill_(2**20), "stored graph is damaged: CSR: rowptr must"),
+        (lambda t: t.update({"graph.col": torch.zeros(5)}), "stored graph is damaged: CSR: col"),
+        (lambda t: t.pop("graph.col"), "not a model that this version can load.*graph.col"),
     ):
         path.write_bytes(whole)
         rewrite(path, change)
