@@ -17,7 +17,7 @@ from peers import authors, topk
 from peers.sparse import Edges
 from targets import PRODUCTS
 
-from hdrm import CSR, HDRM, BipartiteGraph, use_backend
+from hdrm import HDRM, use_backend
 from hdrm.config import Config
 from hdrm.model.denoiser import Denoiser
 from hdrm.train.batches import Batches
@@ -61,9 +61,7 @@ def _model(case) -> HDRM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = HDRM(dataset.num_users, dataset.num_items, config)
-    model.set_graph(
-        BipartiteGraph.from_interactions(*dataset.train.T, dataset.num_users, dataset.num_items)
-    )
+    model.set_graph(dataset.graph)
     return model.to(DEVICE)
 
 
@@ -77,12 +75,13 @@ def _stepper(stage):
 
 def _authors_batches(case):
     """(users, items, unseen items) of one batch a call, the last drawn in Python."""
-    dataset, graph = graphs.dataset(case[0]), graphs.graph(case[0])
+    graph = graphs.graph(case[0])
+    known = torch.stack(graph.user_items.pairs(), 1).cpu().numpy()
     seen = [set(graph.user_items.row(user).tolist()) for user in range(graph.num_users)]
     generator, first = np.random.default_rng(0), graph.num_users
 
     def draw():
-        users, positives = dataset.train[generator.integers(0, len(dataset.train), BATCH)].T
+        users, positives = known[generator.integers(0, len(known), BATCH)].T
         negatives = authors.sample_negatives(users.tolist(), seen, graph.num_items)
         ids = (users, positives + first, np.array(negatives) + first)
         return [torch.from_numpy(np.ascontiguousarray(part)).to(DEVICE) for part in ids]
@@ -137,11 +136,10 @@ def diffusion_step(case) -> Group:
 
     Ours enters another fold of the edges every few steps, which its 80th percentile shows.
     """
-    train = graphs.dataset(case[0]).train
 
     def ours():
         model = _model(case).train()
-        return _stepper(DiffusionStage(model, train, model.config))
+        return _stepper(DiffusionStage(model, model.config))
 
     def products():
         model = _model(case)
@@ -242,10 +240,10 @@ def evaluation(case) -> Group:
     model = _model(case)
     with torch.no_grad():
         points = model.mix(model.encoder(model.graph), None, 0.0)
-    known = np.concatenate([dataset.train, dataset.valid])
-    seen = CSR.from_pairs(*known.T, dataset.num_users, dataset.num_items).to(DEVICE)
-    sizes = np.bincount(dataset.test[:, 0], minlength=dataset.num_users)
-    keys = np.sort(dataset.test[:, 0] * dataset.num_items + dataset.test[:, 1])
+    seen = dataset.train.union(dataset.valid).to(DEVICE)
+    sizes = dataset.test.degrees.numpy()
+    users, items = (ids.numpy() for ids in dataset.test.pairs())
+    keys = users * dataset.num_items + items
 
     def recall(ranked):
         """Recall@20 over users with test items, in NumPy."""

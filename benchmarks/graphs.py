@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from harness import DEVICE, SMALL
 
 from hdrm import BipartiteGraph, data
@@ -43,7 +44,8 @@ def pairs(name: str) -> tuple[np.ndarray, int, int]:
     """
     if name in REAL:
         found = dataset(name)
-        return found.train, found.num_users, found.num_items
+        interactions = torch.stack(found.train.pairs(), 1).numpy()
+        return interactions, found.num_users, found.num_items
     edges = (GENERATED | LARGEST)[name]
     users, items = max(edges // 40, 200), max(edges // 80, 100)
     if name in LARGEST:  # through a file: the other generator would need 20 GB

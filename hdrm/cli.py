@@ -47,7 +47,7 @@ def cli() -> None:
     hdrm evaluate RUN               the metrics of a run again
     hdrm recommend RUN --user 7     the items for one user
     hdrm plan DATASET               the memory that training it needs
-    hdrm graph build FILE -o GRAPH  a graph in files, larger than memory holds pairs
+    hdrm graph build FILE -o GRAPH  a data set in files, for 10⁷ interactions and more
     """
 
 
@@ -101,8 +101,8 @@ def train(dataset, preset, out, device, dim, epochs, seed, memory_budget, assign
     """Train both stages on DATASET and measure the result.
 
     DATASET is "demo" (the default: generated), a name found under $HDRM_DATA or ../shared/data, or
-    a path: a folder with {train,valid,test}_list.npy, with train.txt and test.txt, or with one
-    .inter file; a .csv, .tsv, .parquet or .inter file of (user, item[, time]).
+    a path: a folder with {train,valid,test}_list.npy, with train.txt and test.txt, with one .inter
+    file, or of `hdrm graph build`; a .csv, .tsv, .parquet or .inter file of (user, item[, time]).
 
     The model that ranks the validation split best is kept in the run folder. Ctrl-C ends the
     training early and keeps it too.
@@ -263,7 +263,7 @@ def kernels(full, markdown, json_file, keep) -> int:
 
 @cli.group()
 def graph() -> None:
-    """Build graphs in files, for data larger than `hdrm train` reads."""
+    """Build graphs in files: data sets that `hdrm train` reads in less memory."""
 
 
 @graph.command("build")
@@ -277,8 +277,7 @@ def graph_build(interactions, out, order) -> None:
     """Build the graph of INTERACTIONS, a .parquet, .csv, .tsv or .inter file, in a folder.
 
     Columns are found as `hdrm train` finds them; times are ignored, repeated pairs count once. The
-    file is streamed: memory stays below twice the graph's size. hdrm.data.graph_files.load_graph
-    reads the folder.
+    file is streamed: memory stays below twice the graph's size. `hdrm train OUT` trains on it.
     """
     from .data.graph_files import build_graph
 

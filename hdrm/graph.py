@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import native
+
+BLOCK = 2**16  # entries that a walk over a matrix looks at in one go
+
+# Of ids rows, cols (int64, one length): which entries, bool.
+Keep = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +122,55 @@ class CSR:
         entries = torch.arange(shift.numel(), device=self.device) + shift
         return CSR(rowptr, self.col[entries], self.num_cols, self.offset)
 
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """rows, cols of all entries in order, int64: what from_pairs makes this matrix of."""
+        rows = torch.arange(self.num_rows, device=self.device)
+        entries = self.col[self.rowptr[0] : self.rowptr[-1]]
+        return torch.repeat_interleave(rows, self.degrees), entries.long() - self.offset
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """``pairs`` in parts of whole rows, 2¹⁶ entries at most or one row; and which rows they are."""
+        first = 0
+        while first < self.num_rows:
+            # The rows up to the last offset within a block's length.
+            end = torch.searchsorted(self.rowptr, self.rowptr[first] + BLOCK, right=True)
+            last = max(int(end) - 1, first + 1)
+            part = CSR(self.rowptr[first : last + 1], self.col, self.num_cols, self.offset)
+            rows, cols = part.pairs()
+            yield slice(first, last), rows.add_(first), cols
+            first = last
+
+    def where(self, keep: Keep) -> CSR:
+        """The matrix of the entries at which ``keep(rows, cols)`` is true.
+
+        It is asked about blocks of entries: beside the result a byte an entry is needed.
+        """
+        rowptr = torch.zeros_like(self.rowptr)
+        kept = torch.empty(self.nnz, dtype=torch.bool, device=self.device)
+        asked = 0
+        for at, rows, cols in self.blocks():
+            chosen = kept[asked : asked + len(rows)].copy_(keep(rows, cols))
+            asked += len(rows)
+            before = F.pad(chosen.cumsum(0), (1, 0))  # how many are kept before an entry
+            offsets = self.rowptr[at.start : at.stop + 1]
+            rowptr[at.start + 1 : at.stop + 1] = before[offsets - offsets[0]].diff()
+        rowptr.cumsum_(0)
+        col = torch.empty(int(rowptr[-1]), dtype=torch.int32, device=self.device)
+        written = 0
+        entries = self.col[self.rowptr[0] : self.rowptr[-1]]
+        for part, mask in zip(entries.split(BLOCK), kept.split(BLOCK)):
+            found = torch.masked_select(part, mask)
+            col[written : written + len(found)] = found
+            written += len(found)
+        return CSR(rowptr, col, self.num_cols, self.offset)
+
+    def union(self, other: CSR) -> CSR:
+        """The matrix of the entries of either; both have one size and device."""
+        keys = [rows * self.num_cols + cols for rows, cols in (self.pairs(), other.pairs())]
+        keys = torch.unique(torch.cat(keys))
+        starts = torch.arange(self.num_rows + 1, device=self.device) * self.num_cols
+        return CSR(torch.searchsorted(keys, starts), (keys % self.num_cols).int(), self.num_cols)
+
     def to(self, device: torch.device | str) -> CSR:
         rowptr, col = self.rowptr.to(device), self.col.to(device)
         if rowptr is self.rowptr and col is self.col:
@@ -193,9 +249,21 @@ class BipartiteGraph:
         rowptr, col = _adjacency(users, items, num_users, num_items, collapse)
         rowptr, col = torch.from_numpy(rowptr), torch.from_numpy(col)
         if collapse:
-            user_items = CSR(rowptr[: num_users + 1], col, num_items, offset=num_users)
-        else:
-            user_items = CSR.from_pairs(users, items, num_users, num_items)
+            return cls.from_adjacency(rowptr, col, num_users, num_items)
+        user_items = CSR.from_pairs(users, items, num_users, num_items)
+        return cls(rowptr, col, num_users, num_items, user_items)
+
+    @classmethod
+    def from_adjacency(
+        cls, rowptr: Tensor, col: Tensor, num_users: int, num_items: int
+    ) -> BipartiteGraph:
+        """The graph of arrays as it holds them, without duplicate edges; nothing is copied.
+
+        Raises:
+            TypeError, ValueError: wrong dtypes or sizes, offsets or columns out of range. That the
+                items' rows are the transpose of the users' is not checked.
+        """
+        user_items = CSR(rowptr[: num_users + 1], col, num_items, offset=num_users)
         return cls(rowptr, col, num_users, num_items, user_items)
 
     @property
@@ -210,6 +278,17 @@ class BipartiteGraph:
     @property
     def device(self) -> torch.device:
         return self.rowptr.device
+
+    def where(self, keep: Keep) -> BipartiteGraph:
+        """The graph of the interactions at which ``keep(users, items)`` is true, as CSR.where.
+
+        It is asked about an interaction in either direction, so it must be a function of the ids.
+        The graph must be without duplicate edges.
+        """
+        both = CSR(self.rowptr, self.col, self.num_nodes).where(
+            lambda a, b: keep(torch.minimum(a, b), torch.maximum(a, b) - self.num_users)
+        )
+        return self.from_adjacency(both.rowptr, both.col, self.num_users, self.num_items)
 
     def to(self, device: torch.device | str) -> BipartiteGraph:
         rowptr, col = self.rowptr.to(device), self.col.to(device)

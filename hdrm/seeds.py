@@ -42,6 +42,11 @@ def uniform(seed: int | Tensor, counter: Tensor) -> Tensor:
     return _shifted(hashed(seed, counter), 11).double() * 2.0**-53
 
 
+def pair_bits(seed: int, a: Tensor, b: Tensor, width: int) -> Tensor:
+    """32 random bits for every pair (a, b) of int64 ids, 0 ≤ b < width: int64 in 0 … 2³²−1."""
+    return _shifted(hashed(seed, a * width + b), 32)
+
+
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """x >> bits of unsigned numbers; torch shifts the sign in."""
     return (x >> bits) & (2 ** (64 - bits) - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -72,6 +73,30 @@ def test_original_ids_go_in_and_come_out(run, tmp_path):
     assert code == 0 and out.count("book-") == 3
     code, _, err = run("recommend", "kept", "--user", "7")
     assert code == 2 and "knows no user '7'" in err
+
+
+def test_a_graph_folder_is_a_data_set(run, tmp_path):
+    rows = [f"reader-{u},{3 * i + 1000}" for u, i in interactions()]
+    (tmp_path / "loans.csv").write_text("\n".join(["user,item", *rows]) + "\n")
+    assert run("graph", "build", "loans.csv", "-o", "loans")[0] == 0
+    code, out, _ = run("plan", "loans", "--device", "cpu")
+    assert code == 0 and "training graph" in out
+    code, out, _ = run("train", "loans", "--out", "kept", *QUICK)
+    assert code == 0 and "split at random per user" in out
+    report = json.loads((tmp_path / "kept" / "report.json").read_text())
+    code, out, _ = run("evaluate", "kept")
+    assert code == 0 and f"{report['hdrm']['recall@20']:.4f}" in out
+    code, out, _ = run("recommend", "kept", "--user", "reader-7", "-k", "30")
+    found = {f"reader-7,{item}" for item in re.findall(r" (1\d{3}) ", out)}
+    assert code == 0 and found, out
+    model = hdrm.HDRM.load(tmp_path / "kept")
+    labels = json.loads((tmp_path / "kept" / "labels.json").read_text())
+    trained = model.graph.user_items.row(labels["users"].index("reader-7"))
+    trained = {f"reader-7,{labels['items'][i]}" for i in trained}
+    assert trained < set(rows) and not trained & found and len(trained | found) == 30
+    (tmp_path / "loans" / "col.npy").unlink()
+    code, _, err = run("evaluate", "kept")
+    assert code == 2 and "col.npy is missing; build it again" in err and err.count("\n") == 1
 
 
 def test_the_default_folder_is_named_after_the_data(run, tmp_path):

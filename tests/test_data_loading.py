@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+from hdrm import CSR
 from hdrm.data import Dataset, load
+from hdrm.data.graph_files import build_graph
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -28,8 +33,18 @@ def pairs(*rows) -> np.ndarray:
 def rows_of(dataset: Dataset) -> set:
     """All interactions under their original ids, as strings."""
     users, items = dataset.user_labels, dataset.item_labels
-    every = np.concatenate([dataset.train, dataset.valid, dataset.test])
+    every = [pair for split in dataset.splits.values() for pair in pairs_of(split)]
     return {(str(users[u]), str(items[i])) for u, i in every}
+
+
+def pairs_of(split: CSR) -> list[list[int]]:
+    """(user, item), sorted."""
+    return torch.stack(split.pairs(), 1).tolist()
+
+
+def counts(split: CSR) -> list[int]:
+    """Interactions of each user up to the last that has any."""
+    return np.trim_zeros(split.degrees.numpy(), "b").tolist()
 
 
 TRAIN, VALID, TEST = pairs((0, 1), (1, 0), (2, 2)), pairs((0, 0)), pairs((1, 4), (0, 2))
@@ -40,8 +55,7 @@ def test_npy_lists_are_taken_as_they_are(tmp_path):
     data = load(folder)
     assert (data.name, data.num_users, data.num_items) == ("mine", 3, 5)
     for name, expected in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
-        got = getattr(data, name)
-        assert got.dtype == np.int64 and np.array_equal(got, expected)
+        assert pairs_of(data.splits[name]) == sorted(expected.tolist())
     assert data.user_labels is None
     (note,) = data.notes
     assert note.startswith("2 of 5 items have no training interactions")
@@ -50,14 +64,14 @@ def test_npy_lists_are_taken_as_they_are(tmp_path):
 def test_npy_repeats_are_dropped_with_a_note(tmp_path):
     folder = write_lists(tmp_path, train=TRAIN, valid=VALID, test=pairs((0, 1), (1, 4), (1, 4)))
     data = load(folder)
-    assert data.test.tolist() == [[1, 4]] and "2 repeated interactions" in data.notes[0]
+    assert pairs_of(data.test) == [[1, 4]] and "2 repeated interactions" in data.notes[0]
 
 
 def test_npy_empty_validation_is_carved(tmp_path):
     train = pairs(*[(0, i) for i in range(20)])
     folder = write_lists(tmp_path, train=train, valid=pairs(), test=pairs((0, 20)))
     data = load(folder)
-    assert len(data.valid) == 2 and len(data.train) == 18
+    assert data.valid.nnz == 2 and data.train.nnz == 18
     assert "no validation split" in data.notes[0]
 
 
@@ -117,18 +131,18 @@ def test_lightgcn(tmp_path):
     train = "\n".join(f"{u} " + " ".join(str(10 * u + i) for i in range(10)) for u in range(3))
     data = load(write_lightgcn(tmp_path, train + "\n3\n", "0 29\n\n1 28\n4\n"))
     assert (data.num_users, data.num_items) == (5, 30)
-    assert data.test.tolist() == [[0, 29], [1, 28]]
-    assert np.bincount(data.valid[:, 0]).tolist() == [1, 1, 1] and len(data.train) == 27
+    assert pairs_of(data.test) == [[0, 29], [1, 28]]
+    assert counts(data.valid) == [1, 1, 1] and data.train.nnz == 27
     assert any(note.startswith("2 of 5 users have no training") for note in data.notes)
     again = load(tmp_path, seed=1)
-    assert again.test.tolist() == data.test.tolist()
+    assert pairs_of(again.test) == pairs_of(data.test)
     assert again.fingerprint() != data.fingerprint() == load(tmp_path).fingerprint()
 
 
 def test_lightgcn_uses_valid_txt(tmp_path):
     (tmp_path / "valid.txt").write_text("0 3\n")
     data = load(write_lightgcn(tmp_path, "0 1 2\n", "0 4\n"))
-    assert data.valid.tolist() == [[0, 3]] and data.train.tolist() == [[0, 1], [0, 2]]
+    assert pairs_of(data.valid) == [[0, 3]] and pairs_of(data.train) == [[0, 1], [0, 2]]
 
 
 @pytest.mark.parametrize(
@@ -182,11 +196,12 @@ def test_tables_split_by_time(tmp_path, name, header, columns):
     data = load(path)
     assert rows_of(data) == {row[:2] for row in LOG}
     assert data.user_labels.tolist() == [3, 10, 17, 24]
-    assert [len(data.train), len(data.valid), len(data.test)] == [28, 4, 8]
+    assert [data.train.nnz, data.valid.nnz, data.test.nnz] == [28, 4, 8]
     when = {row[:2]: int(row[2]) for row in LOG}
     for user, label in enumerate(data.user_labels):
         times = sorted(when[key] for key in when if key[0] == str(label))
-        last = [when[str(label), str(data.item_labels[i])] for u, i in data.test if u == user]
+        items = (str(data.item_labels[i]) for i in data.test.row(user))
+        last = [when[str(label), item] for item in items]
         assert sorted(last) == times[-2:]
 
 
@@ -217,8 +232,8 @@ def test_strings_without_time_split_per_user(tmp_path):
     data = load(write_table(tmp_path / "a.csv", "user,item", rows, ","))
     assert rows_of(data) == {(f"user {u}", f"item, {i}") for u, i, _ in LOG}
     assert list(data.user_labels) == sorted({row[0] for row in rows})
-    assert np.bincount(data.test[:, 0]).tolist() == [2] * 4
-    assert np.bincount(data.valid[:, 0]).tolist() == [1] * 4
+    assert counts(data.test) == [2] * 4
+    assert counts(data.valid) == [1] * 4
     assert load(tmp_path / "a.csv", seed=5).fingerprint() != data.fingerprint()
 
 
@@ -242,6 +257,51 @@ def test_recbole_folder_and_ignored_ratings(tmp_path):
     write_table(tmp_path / "ml.test.inter", header, rows, "\t")
     with pytest.raises(ValueError, match="one .inter file"):
         load(tmp_path)
+
+
+def test_a_graph_in_files(tmp_path):
+    rows = [(f"user {u}", i) for u, i, _ in LOG]
+    build_graph(write_table(tmp_path / "a.csv", "user,item", rows, ","), tmp_path / "graph")
+    data = load(tmp_path / "graph")
+    assert data.name == "graph" and rows_of(data) == set(rows)
+    assert [counts(split) for split in data.splits.values()] == [[7] * 4, [1] * 4, [2] * 4]
+    assert data.notes[0] == "split at random per user, 70/10/20, seed 0"
+    assert load(tmp_path / "graph").fingerprint() == data.fingerprint()
+    assert load(tmp_path / "graph", seed=5).fingerprint() != data.fingerprint()
+    (tmp_path / "graph" / "users.parquet").write_bytes(b"garbage")
+    with pytest.raises(ValueError, match="users.parquet: expected"):
+        load(tmp_path / "graph")
+
+
+GROWTH = """
+import os, sys
+from hdrm.data import load
+
+load("demo")
+
+
+def status(name):
+    return int(next(l for l in open("/proc/self/status") if l.startswith(name)).split()[1]) * 1024
+
+
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts from here
+before = status("VmRSS")
+data = load(sys.argv[1])
+print((status("VmHWM") - before) / sum(split.nnz for split in data.splits.values()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_graph_in_files_is_split_without_pairs(tmp_path):
+    """8 bytes an interaction are mapped and 7 are the result; a pair of int64 would be 16 more."""
+    generator = np.random.default_rng(0)
+    ids = {"user": generator.integers(0, 40_000, 3_000_000)}
+    ids["item"] = generator.integers(0, 20_000, 3_000_000)
+    pl.DataFrame(ids).write_parquet(tmp_path / "a.parquet")
+    build_graph(tmp_path / "a.parquet", tmp_path / "graph", order="none")
+    command = [sys.executable, "-c", GROWTH, str(tmp_path / "graph")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 10 < float(done.stdout) < 25
 
 
 BODY = "\n".join(",".join(row) for row in LOG)
@@ -352,15 +412,15 @@ def test_ml_1m_clean_is_the_published_split():
     data = load(folder)
     assert (data.num_users, data.num_items) == (5949, 2810)
     for name, size in (("train", 403_277), ("valid", 110_722), ("test", 57_532)):
-        got = getattr(data, name)
-        assert len(got) == size
-        assert np.array_equal(got, np.load(folder / f"{name}_list.npy", allow_pickle=False))
+        assert data.splits[name].nnz == size
+        stored = np.load(folder / f"{name}_list.npy", allow_pickle=False)
+        assert pairs_of(data.splits[name]) == sorted(stored.tolist())
     assert data.notes == ()
 
 
 def test_gowalla_is_the_lightgcn_split():
     data = load(real("gowalla"))
     assert (data.num_users, data.num_items) == (29_858, 40_981)
-    assert len(data.train) + len(data.valid) == 810_128 and len(data.test) == 217_242
-    assert abs(len(data.valid) / 810_128 - 0.1) < 0.01
-    assert len(np.unique(data.train[:, 0])) == 29_858
+    assert data.train.nnz + data.valid.nnz == 810_128 and data.test.nnz == 217_242
+    assert abs(data.valid.nnz / 810_128 - 0.1) < 0.01
+    assert data.without_training()[0] == 0

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hdrm import BipartiteGraph
 from hdrm.data import Dataset
 from hdrm.data.splits import (
     by_time,
     carve_validation,
     first_occurrences,
     make_disjoint,
+    of_graph,
     per_user,
 )
 
@@ -76,6 +79,34 @@ def test_per_user_is_random_and_seeded():
     assert abs(again[2][:, 1].mean() - 24.5) < 3.5
 
 
+def split_sets(graph, seed) -> list[set]:
+    train, valid, test = of_graph(graph, seed)
+    return [set(zip(*(ids.tolist() for ids in csr.pairs())))
+            for csr in (train.user_items, valid, test)]  # fmt: skip
+
+
+def test_a_graph_is_split_as_pairs_are(monkeypatch):
+    monkeypatch.setattr("hdrm.graph.BLOCK", 50)
+    sizes = np.array([1, 2, 3, 5, 0, 10, 33, 97])
+    pairs = as_array([(u, (7 * i + u) % 100) for u, n in enumerate(sizes) for i in range(n)])
+    graph = BipartiteGraph.from_interactions(*pairs.T, len(sizes), 100)
+    splits = split_sets(graph, 0)
+    assert set().union(*splits) == as_set(pairs) and sum(map(len, splits)) == len(pairs)
+    of_pairs = per_user(pairs, 0)
+    for found, expected in zip(splits, of_pairs):
+        counts = np.bincount([u for u, _ in found], minlength=len(sizes))
+        assert counts.tolist() == np.bincount(expected[:, 0], minlength=len(sizes)).tolist()
+    train = of_graph(graph, 0)[0]
+    again = BipartiteGraph.from_interactions(*train.user_items.pairs(), len(sizes), 100)
+    assert torch.equal(train.rowptr, again.rowptr) and torch.equal(train.col, again.col)
+    assert split_sets(graph, 0) == splits and split_sets(graph, 1) != splits
+    # A split that took the first or last items would have a mean far from 49.
+    held_out = [i for u, i in splits[2] if u == 7]
+    assert abs(np.mean(held_out) - 49) < 20
+    with pytest.raises(ValueError, match="too few interactions to split.* 2/0/0"):
+        of_graph(BipartiteGraph.from_interactions([0, 1], [0, 0]), 0)
+
+
 def test_by_time_takes_each_users_last_items():
     rng = np.random.default_rng(0)
     pairs = rng.permutation(full_grid(25, 10))
@@ -109,7 +140,7 @@ def test_carve_validation():
 def dataset(**changes) -> Dataset:
     pairs = as_array([(0, 0), (1, 2)])
     fields = {"num_users": 2, "num_items": 3, "train": pairs, "valid": pairs, "test": pairs}
-    return Dataset(**({"name": "x"} | fields | changes))
+    return Dataset.from_pairs(**({"name": "x"} | fields | changes))
 
 
 @pytest.mark.parametrize(
@@ -138,12 +169,13 @@ def test_fingerprint_sees_every_part():
         {},
         {"num_users": 3},
         {"num_items": 4},
-        {"train": pairs[::-1]},
         {"valid": pairs[:1]},
         {"test": as_array([(0, 0), (1, 1)])},
-        {"train": pairs[:1], "valid": np.concatenate([pairs[1:], pairs])},
+        {"train": as_array([(0, 2), (1, 2)])},
+        {"train": pairs[:1]},
     ]
     prints = [dataset(**changes).fingerprint() for changes in variants]
     assert len(set(prints)) == len(prints)
     assert dataset(name="other").fingerprint() == prints[0]
+    assert dataset(train=pairs[::-1]).fingerprint() == prints[0], "the order does not matter"
     assert dataset().summary()["users"] == 2

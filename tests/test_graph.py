@@ -122,3 +122,58 @@ def test_graph_built_by_hand_is_checked():
         BipartiteGraph(good.rowptr, good.col, 2, 3, good.user_items)
     with pytest.raises(ValueError, match="user_items must describe 2 rows and 2 columns"):
         BipartiteGraph(good.rowptr, good.col, 2, 2, CSR.from_pairs([0], [0], 2, 5))
+
+
+@pytest.fixture(params=[3, 7, 10_000])
+def walked(request, monkeypatch):
+    """A graph that is walked over in blocks, some of a single row that is longer than a block."""
+    monkeypatch.setattr("hdrm.graph.BLOCK", request.param)
+    users, items = random_pairs(5, users=30, items=12, count=150)
+    return BipartiteGraph.from_interactions(users[users % 7 != 0], items[users % 7 != 0], 33, 14)
+
+
+def test_blocks_are_the_pairs_in_order(walked):
+    csr = walked.user_items
+    assert torch.equal(CSR.from_pairs(*csr.pairs(), 33, 14).col, csr.col[: csr.nnz] - csr.offset)
+    parts = list(csr.blocks())
+    for found, expected in zip(list(zip(*parts))[1:], csr.pairs()):
+        assert torch.equal(torch.cat(found), expected)
+    assert [row for at, *_ in parts for row in range(at.start, at.stop)] == list(range(33))
+    for at, rows, _ in parts:
+        assert len(rows) == csr.degrees[at].sum()
+
+
+def test_where_is_the_graph_of_the_pairs_that_are_kept(walked):
+    def keep(users, items):
+        return (3 * users + 5 * items) % 4 != 1
+
+    users, items = walked.user_items.pairs()
+    kept = (3 * users + 5 * items) % 4 != 1
+    assert 0 < int(kept.sum()) < len(kept)
+    expected = BipartiteGraph.from_interactions(users[kept], items[kept], 33, 14)
+    found = walked.where(keep)
+    assert torch.equal(found.rowptr, expected.rowptr) and torch.equal(found.col, expected.col)
+    assert found.user_items.col.data_ptr() == found.col.data_ptr()
+    rows = walked.user_items.where(keep)
+    assert torch.equal(rows.rowptr, expected.user_items.rowptr)
+    assert torch.equal(rows.pairs()[1], items[kept])
+    nothing = walked.where(lambda users, items: users < 0)
+    assert nothing.num_edges == 0 and nothing.num_nodes == 47
+
+
+def test_union():
+    a, b = (CSR.from_pairs(*random_pairs(seed, count=40), 20, 15) for seed in (1, 2))
+    expected = CSR.from_pairs(*(torch.cat(ids) for ids in zip(a.pairs(), b.pairs())), 20, 15)
+    assert a.nnz < expected.nnz < a.nnz + b.nnz
+    found = a.union(b)
+    assert torch.equal(found.rowptr, expected.rowptr) and torch.equal(found.col, expected.col)
+
+
+def test_an_adjacency_is_checked():
+    graph = BipartiteGraph.from_interactions(*random_pairs())
+    again = BipartiteGraph.from_adjacency(graph.rowptr, graph.col, 20, 15)
+    assert again.col.data_ptr() == graph.col.data_ptr()
+    with pytest.raises(ValueError, match="columns must be in 0 … 13"):
+        BipartiteGraph.from_adjacency(graph.rowptr, graph.col, 20, 14)
+    with pytest.raises(ValueError, match="rowptr must ascend"):
+        BipartiteGraph.from_adjacency(graph.rowptr, graph.col[:-1], 20, 15)

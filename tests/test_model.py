@@ -14,7 +14,7 @@ from hdrm import ops
 from hdrm.config import PRESETS, Config, parse_assignments, preset_for
 from hdrm.model import checkpoint
 from hdrm.model.denoiser import Denoiser, time_embedding
-from hdrm.model.encoder import Encoder, histories
+from hdrm.model.encoder import Encoder
 
 CONFIG = Config(dim=9, hidden=(12, 14), steps=6, sampling_steps=1, layers=2)
 NUM_USERS, NUM_ITEMS = 30, 20
@@ -42,19 +42,6 @@ def test_encoder_starts_on_the_hyperboloid_inside_the_initial_cube():
     torch.testing.assert_close(table, ops.project(table, c=2.0))
     tangent = ops.logmap0(table, c=2.0)
     assert 0.09 < float(tangent[:, 1:].abs().max()) <= 0.1
-
-
-def test_histories_are_the_means_of_the_items():
-    model = make_model()
-    h = torch.randn(NUM_USERS + NUM_ITEMS, 9)
-    h[:, 0] = 0
-    found = histories(h, model.graph)
-    assert len(found) == NUM_USERS
-    for user in range(NUM_USERS - 1):
-        items = NUM_USERS + model.graph.user_items.row(user)
-        expected = h[items].mean(0) if len(items) else torch.zeros(9)
-        torch.testing.assert_close(found[user], expected, atol=1e-5, rtol=1e-5)
-    assert not len(model.graph.user_items.row(NUM_USERS - 1))
 
 
 def test_denoiser_leaves_the_time_column_zero_and_starts_at_zero():
@@ -216,6 +203,10 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
         (lambda t: t.update(extra=torch.zeros(1)), "'extra' is unknown"),
         (lambda t: t.update({table: torch.zeros(3, 9)}), "must be .* of shape"),
         (lambda t: t[table].fill_(torch.nan), "not finite"),
+        (lambda t: t["graph.col"].fill_(2**20), "stored graph is damaged: CSR: columns must"),
+        (lambda t: t["graph.rowptr"].fill_(2**20), "stored graph is damaged: CSR: rowptr must"),
+        (lambda t: t.update({"graph.col": torch.zeros(5)}), "stored graph is damaged: CSR: col"),
+        (lambda t: t.pop("graph.col"), "not a model that this version can load.*graph.col"),
     ):
         path.write_bytes(whole)
         rewrite(path, change)
@@ -262,7 +253,6 @@ def test_configuration_round_trip_and_presets():
         ("hidden=a,b", TypeError, "hidden must be a list of integers"),
         ("hidden=0", ValueError, "hidden: widths must be at least 1"),
         ("fanouts=5,0,5", ValueError, "fanouts must be at least 1, got .5, 0, 5."),
-        ("tables_on=host", ValueError, "tables_on = host needs propagation = sampled"),
         ("micro_batches=0", ValueError, "micro_batches must be at least 1"),
         ("omega=2", ValueError, "omega must be at least 0 and at most 1"),
         ("sampling_steps=51", ValueError, "sampling_steps must not exceed steps = 50"),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from hdrm import HDRM, BipartiteGraph, ops
 from hdrm.config import Config
@@ -26,17 +25,10 @@ CONFIG = Config(
 )
 
 
-import numpy as np
-
-PAIRS = None
-
-
 def make_graph() -> BipartiteGraph:
     """The last user and the last item have no neighbours."""
     torch.manual_seed(3)
     ids = torch.randint(USERS - 1, (300,)), torch.randint(ITEMS - 1, (300,))
-    global PAIRS
-    PAIRS = np.unique(torch.stack(ids, 1).numpy(), axis=0)
     return BipartiteGraph.from_interactions(*ids, USERS, ITEMS)
 
 
@@ -137,7 +129,7 @@ def test_trained_tables_move_by_the_gradient_of_everything(on, monkeypatch):
         config = CONFIG.replace(tables="joint", tables_on="device" if naive else on)
         model = make_model(config)
         before = model.encoder.table.detach().clone()
-        stage = DiffusionStage(model, PAIRS, config)
+        stage = DiffusionStage(model, config)
         if naive:
             stage._vectors = ByAutograd(model)
         stage.begin_epoch(1)

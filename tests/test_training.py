@@ -43,7 +43,7 @@ def dataset() -> Dataset:
     generator = np.random.default_rng(0)
     same_group = np.arange(NUM_USERS)[:, None] % 4 == np.arange(NUM_ITEMS) % 4
     pairs = np.argwhere(generator.random(same_group.shape) < np.where(same_group, 0.5, 0.03))
-    return Dataset("tiny", NUM_USERS, NUM_ITEMS, *per_user(pairs, 0))
+    return Dataset.from_pairs("tiny", NUM_USERS, NUM_ITEMS, *per_user(pairs, 0))
 
 
 def train(dataset, run, config=CONFIG, observer=None):
@@ -53,6 +53,10 @@ def train(dataset, run, config=CONFIG, observer=None):
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
     return train(dataset, tmp_path_factory.mktemp("run") / "a")
+
+
+def pairs_of(csr) -> set[tuple[int, int]]:
+    return set(zip(*(ids.tolist() for ids in csr.pairs())))
 
 
 def log_of(result) -> list[dict]:
@@ -133,7 +137,7 @@ def test_joint_training_moves_the_table_and_frozen_does_not(dataset, tmp_path):
     for tables in ("joint", "frozen"):
         config = CONFIG.replace(tables=tables, diffusion_batch=5_000, folds=2)
         model = Trainer(dataset, config, tmp_path / tables, source="tiny").model
-        stage = DiffusionStage(model, dataset.train, config)
+        stage = DiffusionStage(model, config)
         before = model.encoder.table.detach().clone()
         stage.begin_epoch(1)
         stage.step(0)
@@ -143,19 +147,46 @@ def test_joint_training_moves_the_table_and_frozen_does_not(dataset, tmp_path):
 
 def test_the_positives_of_stage_2_are_not_in_its_graph(dataset, tmp_path):
     model = Trainer(dataset, CONFIG, tmp_path / "run", source="tiny").model
-    stage = DiffusionStage(model, dataset.train, CONFIG)
+    stage = DiffusionStage(model, CONFIG)
+    entered, enter = [], stage._vectors.enter
+    stage._vectors.enter = lambda graph: enter(entered.append(graph) or graph)
     stage.begin_epoch(1)
     hidden = set()
     for step in range(stage.steps_per_epoch):
         stage.step(step)
-        graph = stage._graph.user_items
+        graph = entered[-1].user_items
         users, positives, _ = stage._batches.batch(step)
         for user, item in zip(users.tolist(), positives.tolist()):
             assert item not in graph.row(user).tolist()
         for user in range(NUM_USERS):
             missing = set(model.graph.user_items.row(user).tolist()) - set(graph.row(user).tolist())
             hidden |= {(user, item) for item in missing}
-    assert hidden == {tuple(pair) for pair in dataset.train.tolist()}, "every edge is hidden once"
+    assert hidden == pairs_of(dataset.train), "every edge is hidden once"
+
+
+def test_every_epoch_has_folds_of_its_own_and_a_seed_repeats_them(dataset, tmp_path):
+    def positives(seed, epoch, fold=1):
+        config = CONFIG.replace(seed=seed)
+        model = Trainer(dataset, config, tmp_path / "run", source="tiny").model
+        stage = DiffusionStage(model, config)
+        stage.begin_epoch(epoch)
+        stage.step(fold * stage.steps_per_epoch // 3)
+        return pairs_of(stage._batches._positives)
+
+    first = positives(0, 1)
+    assert abs(len(first) - dataset.train.nnz / 3) < 5 * math.sqrt(dataset.train.nnz)
+    assert positives(0, 1) == first
+    assert positives(0, 2) != first and positives(1, 1) != first
+    assert not positives(0, 1, fold=2) & first
+
+
+def test_few_interactions_make_few_folds(tmp_path):
+    """A fold without an edge would have nothing to learn from."""
+    pairs = np.argwhere(np.ones((5, 9), dtype=bool))
+    small = Dataset.from_pairs("small", 5, 20, pairs, pairs[:5] + [0, 9], pairs[:5] + [0, 10])
+    result = train(small, tmp_path / "run", CONFIG.replace(folds=45, diffusion_epochs=1))
+    stage = DiffusionStage(result.model, CONFIG.replace(folds=45))
+    assert stage.steps_per_epoch == 2
 
 
 class Interrupting(Observer):
@@ -204,8 +235,7 @@ def test_early_stopping_counts_from_the_start(dataset, tmp_path):
 
 
 def test_batches_are_a_function_of_seed_and_step(dataset):
-    seen = hdrm.CSR.from_pairs(*dataset.train.T, NUM_USERS, NUM_ITEMS)
-    known = {tuple(pair) for pair in dataset.train.tolist()}
+    seen, known = dataset.train, pairs_of(dataset.train)
     for by_user in (True, False):
         a, b = (Batches(seen, seen, 64, 5, 7, by_user=by_user) for _ in range(2))
         b.batch(9)

@@ -1,7 +1,7 @@
 """Interactions: reading, splitting, generating and shuffling (user, item) pairs.
 
 ``hdrm.data.load`` is the door; ``hdrm.data.sampling`` has the order of an epoch;
-``hdrm.data.graph_files`` builds and reads graphs in files. Only the last two need torch.
+``hdrm.data.graph_files`` builds and reads graphs in files.
 """
 
 from __future__ import annotations

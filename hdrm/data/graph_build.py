@@ -27,7 +27,7 @@ from hdrm.data.graph_files import Progress
 from hdrm.data.id_codes import Ids, LabelCodes, OffsetCodes
 from hdrm.data.locality import locality_order
 from hdrm.data.tables import Source
-from hdrm.graph import CSR, BipartiteGraph
+from hdrm.graph import BipartiteGraph
 
 PAIRS_FILE = "pairs.tmp"
 LOCK_FILE = "lock.tmp"
@@ -134,11 +134,10 @@ def _reorder(partial: Path, num_users: int, num_items: int, dtype, progress: Pro
         torch.from_numpy(np.load(partial / name, mmap_mode="c", allow_pickle=False))
         for name in (ROWPTR_FILE, COL_FILE)
     )
-    user_items = CSR(rowptr[: num_users + 1], col, num_items, offset=num_users)
-    graph = BipartiteGraph(rowptr, col, num_users, num_items, user_items)
+    graph = BipartiteGraph.from_adjacency(rowptr, col, num_users, num_items)
     orders = locality_order(graph)
-    degrees = user_items.degrees.numpy()[orders[0]]
-    del graph, user_items, col
+    degrees = graph.user_items.degrees.numpy()[orders[0]]
+    del graph, col
 
     progress("sorting in that order")
     places = []

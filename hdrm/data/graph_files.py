@@ -25,7 +25,7 @@ import torch
 from hdrm.data import adjacency
 from hdrm.data.adjacency import COL_FILE, ROWPTR_FILE
 from hdrm.data.tables import SUFFIXES, open_table
-from hdrm.graph import CSR, BipartiteGraph
+from hdrm.graph import BipartiteGraph
 
 FORMAT, VERSION = "hdrm graph", 1
 MANIFEST_FILE = "graph.json"
@@ -123,8 +123,7 @@ def load_graph(folder: str | os.PathLike[str], *, verify: bool = False) -> Bipar
             if col.numel() and not 0 <= int(col.min()) <= int(col.max()) < num_users + num_items:
                 raise ValueError("columns out of range")
             col = col.int()
-        user_items = CSR(rowptr[: num_users + 1], col, num_items, offset=num_users)
-        return BipartiteGraph(rowptr, col, num_users, num_items, user_items)
+        return BipartiteGraph.from_adjacency(rowptr, col, num_users, num_items)
     except ValueError as error:
         raise ValueError(f"{folder} is damaged: {error}; {_REBUILD}") from None
 

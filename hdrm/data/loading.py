@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from hdrm.data import splits as splitting
 from hdrm.data.datasets import MAX_NODES, Dataset
+from hdrm.data.graph_files import MANIFEST_FILE, load_graph, load_ids
 from hdrm.data.readers import read_lightgcn_folder, read_npy_folder
 from hdrm.data.splits import Splits
 from hdrm.data.synthetic import demo
@@ -19,13 +21,16 @@ def load(source: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
     """A data set from ``"demo"``, a path, or the name of something under ``$HDRM_DATA``.
 
     source: ``"demo"`` (generated); a folder with ``{train,valid,test}_list.npy``, with LightGCN's
-    ``train.txt``/``test.txt``, or with one ``.inter`` file; a ``.csv``, ``.tsv``, ``.parquet`` or
-    ``.inter`` file; or a name looked up in ``$HDRM_DATA`` and ``../shared/data``.
+    ``train.txt``/``test.txt``, with one ``.inter`` file, or of ``hdrm graph build``; a ``.csv``,
+    ``.tsv``, ``.parquet`` or ``.inter`` file; or a name looked up in ``$HDRM_DATA`` and
+    ``../shared/data``.
     seed: of the generated data and of random splits. A given split is never changed by it.
 
     Where the source has no split: by time per user, 70/10/20, if there is a time column, else
     at random per user 70/10/20. Where only validation is missing: 10 % of each user's training
     items. Repeated pairs are collapsed, across splits in favour of train, then valid.
+
+    What is read as pairs takes some 50 bytes an interaction meanwhile, a graph's folder 20.
 
     Raises FileNotFoundError (listing the places searched) and ValueError.
     """
@@ -34,6 +39,8 @@ def load(source: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
     path = _locate(source)
     if path.is_file():
         return _load_table(path, seed)
+    if (path / MANIFEST_FILE).exists():
+        return _load_graph(path, seed)
     if any((path / f"{name}_list.npy").exists() for name in ("train", "valid", "test")):
         return _load_split(path, read_npy_folder(path), 0, seed)
     if (path / "train.txt").exists() or (path / "test.txt").exists():
@@ -43,7 +50,7 @@ def load(source: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
         return _load_table(inter[0], seed)
     raise ValueError(
         f"{path} is no data set: expected {{train,valid,test}}_list.npy, train.txt and test.txt, "
-        f"or one .inter file, found {_listing(path)}"
+        f"one .inter file, or what `hdrm graph build` writes, found {_listing(path)}"
     )
 
 
@@ -120,13 +127,24 @@ def _load_table(path: Path, seed: int) -> Dataset:
     return _build(path.stem, sizes, splits, notes, table.user_labels, table.item_labels)
 
 
+def _load_graph(path: Path, seed: int) -> Dataset:
+    labels = load_ids(path)
+    splits = splitting.of_graph(load_graph(path), seed)
+    note = f"split at random per user, 70/10/20, seed {seed}"
+    return _with_notes(Dataset(path.resolve().name, *splits, *labels, (note,)))
+
+
 def _build(name, sizes, splits, notes, user_labels=None, item_labels=None) -> Dataset:
-    """A Dataset whose notes also count the users and items without training interactions."""
-    for column, what in ((0, "users"), (1, "items")):
-        missing = sizes[column] - len(np.unique(splits[0][:, column]))
-        if missing:
-            notes.append(
-                f"{missing:,} of {sizes[column]:,} {what} have no training interactions; they are "
-                "ranked all the same"
-            )
-    return Dataset(name, *sizes, *splits, user_labels, item_labels, tuple(notes))
+    pairs = name, *sizes, *splits, user_labels, item_labels, tuple(notes)
+    return _with_notes(Dataset.from_pairs(*pairs))
+
+
+def _with_notes(dataset: Dataset) -> Dataset:
+    """The data set with notes that count the users and items without training interactions."""
+    sizes = dataset.num_users, dataset.num_items
+    more = [
+        f"{missing:,} of {size:,} {what} have no training interactions; they are ranked all the same"
+        for missing, size, what in zip(dataset.without_training(), sizes, ("users", "items"))
+        if missing
+    ]
+    return dataclasses.replace(dataset, notes=(*dataset.notes, *more))

@@ -1,8 +1,13 @@
-"""Dividing (user, item) pairs into train, valid and test, and keeping the three disjoint."""
+"""Dividing interactions into train, valid and test, and keeping the three disjoint."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from hdrm.graph import CSR, BipartiteGraph
+from hdrm.seeds import derive_seed, pair_bits
 
 VALID_SHARE = 0.1
 TEST_SHARE = 0.2
@@ -52,6 +57,46 @@ def per_user(pairs: np.ndarray, seed: int) -> Splits:
     return _not_empty(_split_each_user(pairs, seed, VALID_SHARE, TEST_SHARE), len(pairs))
 
 
+def of_graph(graph: BipartiteGraph, seed: int) -> tuple[BipartiteGraph, CSR, CSR]:
+    """As ``per_user``, of a graph in host memory or files; memory: the results and a block.
+
+    Every interaction has 32 random bits, a hash of (seed, user, item). Those of each user with the
+    largest are test, before them valid: two bounds a user say of an interaction where it belongs,
+    whichever of the graph's rows it is read from. (Of equal bits at a bound, one chance in 2³², all
+    stay on its lower side.)
+    """
+    key = derive_seed("split", seed)
+
+    def bits(users: Tensor, items: Tensor) -> Tensor:
+        return pair_bits(key, users, items, graph.num_items)
+
+    count = graph.user_items.degrees.numpy()
+    num_test, num_valid = round_half_up(count * TEST_SHARE), round_half_up(count * VALID_SHARE)
+    bounds = np.zeros((2, len(count)), np.int64)  # the largest bits of train, of train and valid
+    for at, users, items in graph.user_items.blocks():
+        keys = ((users << 32) | bits(users, items)).numpy()
+        keys.sort()
+        end = np.cumsum(count[at])
+        some = np.flatnonzero(count[at])
+        for bound, left_out in zip(bounds, (num_test + num_valid, num_test)):
+            bound[at][some] = keys[(end - left_out[at] - 1)[some]] & (2**32 - 1)
+    low, high = torch.from_numpy(bounds)
+
+    def is_train(users: Tensor, items: Tensor) -> Tensor:
+        return bits(users, items) <= low[users]
+
+    def is_valid(users: Tensor, items: Tensor) -> Tensor:
+        drawn = bits(users, items)
+        return (low[users] < drawn) & (drawn <= high[users])
+
+    def is_test(users: Tensor, items: Tensor) -> Tensor:
+        return bits(users, items) > high[users]
+
+    splits = graph.where(is_train), *(graph.user_items.where(k) for k in (is_valid, is_test))
+    _require_all([splits[0].num_edges, splits[1].nnz, splits[2].nnz], graph.num_edges)
+    return splits
+
+
 def carve_validation(train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Move a random 10 % (rounded) of each user's training items to a validation split.
 
@@ -90,10 +135,13 @@ def _split_each_user(pairs: np.ndarray, seed: int | None, valid: float, test: fl
 
 
 def _not_empty(splits: Splits, total: int) -> Splits:
-    sizes = [len(split) for split in splits]
+    _require_all([len(split) for split in splits], total)
+    return splits
+
+
+def _require_all(sizes: list[int], total: int) -> None:
     if 0 in sizes:
         raise ValueError(
             f"too few interactions to split 70/10/20: {total:,} distinct interactions gave "
             "train/valid/test = " + "/".join(map(str, sizes)) + "; provide more data"
         )
-    return splits

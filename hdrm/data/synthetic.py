@@ -18,7 +18,7 @@ def demo(*, seed: int = 0) -> Dataset:
     """2,000 users × 1,500 items × 60,000 interactions, split 70/10/20 at random per user."""
     num_users, num_items = 2_000, 1_500
     pairs = hierarchical(num_users, num_items, 60_000, seed)
-    return Dataset("demo", num_users, num_items, *per_user(pairs, seed))
+    return Dataset.from_pairs("demo", num_users, num_items, *per_user(pairs, seed))
 
 
 def hierarchical(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-FORMAT = "hdrm model, version 1"
+FORMAT = "hdrm model, version 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +38,12 @@ class Stored:
     num_items: int
     config: Config
     weights: dict[str, Tensor]
-    interactions: tuple[Tensor, Tensor]
+    adjacency: tuple[Tensor, Tensor]  # rowptr and col, mapped from the file
 
     def graph(self) -> BipartiteGraph:
-        """The training graph; ValueError if the stored interactions do not make one."""
+        """The training graph, on the mapped arrays; ValueError if they are not one."""
         try:
-            return BipartiteGraph.from_interactions(
-                *self.interactions, self.num_users, self.num_items
-            )
+            return BipartiteGraph.from_adjacency(*self.adjacency, self.num_users, self.num_items)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.path}: the stored graph is damaged: {error}") from error
 
@@ -53,8 +51,7 @@ class Stored:
 def save(model: HDRM, run: str | os.PathLike[str]) -> None:
     """Write ``model.safetensors`` and ``config.json`` into the existing folder ``run``."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    users, items = _pairs(model.graph)
-    tensors |= {"graph.users": users, "graph.items": items}
+    tensors |= {"graph.rowptr": model.graph.rowptr.cpu(), "graph.col": model.graph.col.cpu()}
     metadata = {
         "format": FORMAT,
         "num_users": str(model.num_users),
@@ -94,11 +91,11 @@ def read(run: str | os.PathLike[str]) -> Stored:
                 raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
             weights = {name: file.get_tensor(name) for name in file.keys()}
         num_users, num_items = int(metadata["num_users"]), int(metadata["num_items"])
-        users, items = weights.pop("graph.users"), weights.pop("graph.items")
+        adjacency = weights.pop("graph.rowptr"), weights.pop("graph.col")
         config = Config.from_json(metadata["config"])
     except (SafetensorError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a model that this version can load: {error}") from error
-    return Stored(path, num_users, num_items, config, weights, (users, items))
+    return Stored(path, num_users, num_items, config, weights, adjacency)
 
 
 def fill(model: HDRM, stored: Stored) -> None:
@@ -118,11 +115,3 @@ def fill(model: HDRM, stored: Stored) -> None:
         if not torch.isfinite(torch.stack(torch.aminmax(found))).all():
             raise ValueError(f"{stored.path}: {name!r} holds values that are not finite")
     model.load_state_dict(stored.weights)
-
-
-def _pairs(graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
-    """The interactions of a graph as int32 (users, items)."""
-    csr = graph.user_items
-    ids = torch.arange(csr.num_rows, dtype=torch.int32, device=csr.device)
-    users = torch.repeat_interleave(ids, csr.degrees)
-    return users.cpu(), (csr.col[: csr.nnz] - csr.offset).cpu()

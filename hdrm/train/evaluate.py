@@ -12,6 +12,7 @@ HDRM's evaluation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,18 +20,18 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..graph import CSR
+from ..graph import CSR, BipartiteGraph
 
 CUTOFFS = (10, 20, 50, 100)
+VALIDATED = (10, 20)  # of these a validation looks at
 METRICS = ("recall", "ndcg", "precision", "mrr")
 BLOCK = 4096  # users ranked at a time: bounds memory, changes no result
 
 
 def evaluate(
     points: tuple[Tensor, Tensor],
-    relevant: np.ndarray,
-    exclude: CSR,
-    *,
+    relevant: CSR,
+    *exclude: CSR,
     cutoffs: Sequence[int] = CUTOFFS,
     c: float = 1.0,
 ) -> dict[str, float]:
@@ -38,8 +39,9 @@ def evaluate(
 
     Args:
         points: of users (U, d+1) and items (I, d+1) on the hyperboloid.
-        relevant: int64 (n, 2), the (user, item) pairs to be found, n ≥ 1.
-        exclude: CSR (U × I) of items not to rank: the training items, say.
+        relevant: CSR (U × I), the items to be found; one or more.
+        exclude: CSR (U × I) of items not to rank: the training items, say. These matrices may be on
+            another device than the points: what moves is a block of rows.
         cutoffs: the values of K.
         c: the curvature is −c.
 
@@ -47,24 +49,24 @@ def evaluate(
         {"recall@10": …, "ndcg@10": …, …}, float64 averages; they do not depend on the blocks.
     """
     user_points, item_points = points
-    num_items, deepest = len(item_points), max(cutoffs)
-    keys = np.unique(relevant[:, 0] * num_items + relevant[:, 1])
-    users, sizes = np.unique(keys // num_items, return_counts=True)
-    sought = torch.from_numpy(keys).to(user_points.device)
+    device, num_items, deepest = user_points.device, len(item_points), max(cutoffs)
+    users = torch.nonzero(relevant.degrees)[:, 0]
     hits = np.zeros((len(users), deepest), dtype=bool)
     for start in range(0, len(users), BLOCK):
         block = users[start : start + BLOCK]
-        index = torch.from_numpy(block).to(user_points.device)
+        sought, *seen = (csr.rows(block.to(csr.device)).to(device) for csr in (relevant, *exclude))
         _, items = ops.topk(
-            user_points[index],
+            user_points[block.to(device)],
             item_points,
             min(deepest, num_items),
-            exclude=exclude.rows(index),
+            exclude=functools.reduce(CSR.union, seen) if seen else None,
             c=c,
         )
-        found = (items >= 0) & _contains(sought, index[:, None] * num_items + items)
+        rows, wanted = sought.pairs()
+        place = torch.arange(len(block), device=device)[:, None] * num_items + items
+        found = (items >= 0) & _contains(rows * num_items + wanted, place)
         hits[start : start + len(block), : items.shape[1]] = found.cpu().numpy()
-    return _metrics(hits, sizes, cutoffs)
+    return _metrics(hits, relevant.degrees[users].cpu().numpy(), cutoffs)
 
 
 def _contains(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
@@ -96,17 +98,16 @@ def _metrics(hits: np.ndarray, sizes: np.ndarray, cutoffs: Sequence[int]) -> dic
     return result
 
 
-def popularity(
-    train: np.ndarray, num_users: int, num_items: int, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
+def popularity(graph: BipartiteGraph, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """The popularity ranker as points, so that it runs through the same code.
 
-    Every user sits at the origin and the item of rank r (0 is the most frequent in training, ties
+    Every user sits at the origin and the item of rank r (0 is the most frequent in the graph, ties
     by the smaller id) at distance r/I from it; points are (·, 2) float64, c = 1.
     """
-    counts = np.bincount(train[:, 1], minlength=num_items)
+    num_items = graph.num_items
+    counts = graph.rowptr[graph.num_users :].diff().cpu().numpy()
     radius = np.empty(num_items)
     radius[np.argsort(-counts, kind="stable")] = np.arange(num_items) / num_items
-    users = torch.zeros(num_users, 2, dtype=torch.float64, device=device)
+    users = torch.zeros(graph.num_users, 2, dtype=torch.float64, device=device)
     items = torch.from_numpy(np.stack([np.zeros(num_items), radius], 1)).to(device)
     return ops.expmap0(users), ops.expmap0(items)

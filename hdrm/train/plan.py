@@ -1,7 +1,8 @@
 """How much memory a training needs, counted before anything is allocated.
 
 A training goes through phases, and each of its tensors is alive in some of them. A plan lists the
-tensors with their bytes and phases; a peak is the phase in which they sum to the most.
+tensors with their bytes and phases; a peak is the phase in which they sum to the most. It begins where
+the data have been read; what that takes is said at :func:`hdrm.data.load`.
 
 N = U + I nodes, E training interactions, d = ``dim``, B rows of a batch. What grows with none of them
 is left out. A table is N·d float32 numbers. Full-graph training of the encoder keeps three (points,
@@ -22,14 +23,14 @@ from ..data import Dataset
 from ..memory import kept_by_default
 from ..model.hdrm import BLOCK as GENERATED
 from .evaluate import BLOCK as RANKED
+from .evaluate import CUTOFFS, VALIDATED
 
 FLOAT, COLUMN, OFFSET, ID = 4, 4, 8, 8  # bytes of a number, a column id, a row offset, an id
 
-BUILDING = "graph building"
 ENCODER = ("encoder forward", "encoder backward", "encoder validation")
 DIFFUSION = ("next fold", "diffusion forward", "diffusion backward", "diffusion validation")
 RESTORING, TEST = "restoring the best model", "test"
-PHASES = (BUILDING, *ENCODER, *DIFFUSION, RESTORING, TEST)
+PHASES = (*ENCODER, *DIFFUSION, RESTORING, TEST)
 LIBRARIES = 450 * 2**20  # resident: torch, polars, their threads' buffers; measured
 SMALL_FANOUT = 5  # of layers for which the settings name none
 
@@ -83,8 +84,8 @@ class Sizes:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Sizes:
-        parts = (dataset.train, dataset.valid, dataset.test)
-        return cls(dataset.num_users, dataset.num_items, *(len(part) for part in parts))
+        interactions = (split.nnz for split in dataset.splits.values())
+        return cls(dataset.num_users, dataset.num_items, *interactions)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -105,11 +106,12 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     parts = [Part("Python and its libraries", LIBRARIES, PHASES, host=True)]
     parts += [*_common(counted), *_encoder(counted), *_diffusion(counted)]
     unified = device.split(":")[0] == "cpu"
-    if (
-        unified
-    ):  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
+    if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
         kept = min(counted.table, kept_by_default())
         parts.append(Part("kept of results", kept, (ENCODER[2], DIFFUSION[3], TEST), host=True))
+    else:
+        graph = counted.graph(sizes.num_train)
+        parts.append(Part("training graph as it was read", graph, PHASES, host=True))
     return Plan(config, tuple(part for part in parts if part.num_bytes), unified)
 
 
@@ -177,21 +179,16 @@ def _distinct(count: int, draws: float) -> int:
 def _common(c: _Counts) -> Iterator[Part]:
     """What a training has from its first step to its last, and before and after."""
     s, host = c.sizes, c.config.tables_on == "host"
-    known = s.num_train + s.num_valid
-    yield Part("interactions", (known + s.num_test) * 2 * ID, PHASES, host=True)
-    yield Part(
-        "ids while a graph is built", s.num_train * 2 * ID + c.nodes * OFFSET, (BUILDING,), True
-    )
+    held_out = 2 * (s.num_users + 1) * OFFSET + (s.num_valid + s.num_test) * COLUMN
+    yield Part("validation and test interactions", held_out, PHASES, host=True)
     yield Part("training graph", c.graph(s.num_train), PHASES)
     yield Part("points", c.table, PHASES, host)
     yield Part("denoisers", c.denoisers, PHASES)
-    file = c.table + c.denoisers + s.num_train * 2 * COLUMN
-    yield Part("model file, mapped", file, (RESTORING,), host=True)
+    # Of the graph in the file nothing is read.
+    yield Part("model file, mapped", c.table + c.denoisers, (RESTORING,), host=True)
     yield Part("optimiser, average and fold of a stage", 3 * c.table, (RESTORING,))
-    # Ids of the pairs as they are, apart, as keys and as sorted keys; then the CSR.
-    yield Part("items not to rank", known * (2 + 2 + 2) * ID + known * COLUMN, (TEST,), host=True)
     yield Part("h of the test", c.table, (TEST,))
-    yield from _ranking(c, TEST)
+    yield from _ranking(c, TEST, s.num_train + s.num_valid, s.num_test, CUTOFFS[-1])
 
 
 def _encoder(c: _Counts) -> Iterator[Part]:
@@ -216,20 +213,16 @@ def _encoder(c: _Counts) -> Iterator[Part]:
         yield Part("ids of the neighbourhood", 12 * rows * ID, (forward,))
     part = -(-config.encoder_batch // config.micro_batches)
     yield from _compared(c, part, config.encoder_negatives, forward)
-    yield from _ranking(c, validation)
+    yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
 
 
 def _diffusion(c: _Counts) -> Iterator[Part]:
     config, s, (fold, forward, backward, validation) = c.config, c.sizes, DIFFUSION
     hidden = s.num_train // config.folds
-    rest = s.num_train - hidden
-    yield Part("order of the edges", s.num_train * ID, DIFFUSION, host=True)
-    yield Part("ids of a fold", s.num_train + rest * (2 + 2) * ID, (fold,), host=True)
-    yield Part("next graph of a fold", c.graph(rest), (fold,))
-    yield Part("graph of a fold", c.graph(rest), DIFFUSION)
-    yield Part(
-        "positives of a fold", c.sizes.num_users * 4 * ID + hidden * COLUMN, DIFFUSION, host=True
-    )
+    yield Part("marks of the edges", 2 * s.num_train, (fold,))
+    yield Part("graph of a fold", c.graph(s.num_train - hidden), DIFFUSION)
+    yield Part("positives of a fold", s.num_users * OFFSET + hidden * COLUMN, DIFFUSION)
+    yield Part("users to draw", s.num_users * 3 * ID, DIFFUSION, host=True)
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
     yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
     yield Part("work table", c.table, (fold,))
@@ -249,7 +242,7 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     reverse = block * (6 * c.row + 2 * config.hidden[0] * FLOAT)
     yield Part("histories and generated vectors", 2 * c.of_users + reverse, (validation, TEST))
     yield Part("users mixed", c.of_users, (validation, TEST))
-    yield from _ranking(c, validation)
+    yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
 
 
 def _compared(c: _Counts, rows: int, negatives: int, phase: str) -> Iterator[Part]:
@@ -259,7 +252,13 @@ def _compared(c: _Counts, rows: int, negatives: int, phase: str) -> Iterator[Par
         yield Part("candidates", 2 * rows * negatives * c.row, (phase,))
 
 
-def _ranking(c: _Counts, phase: str) -> Iterator[Part]:
+def _ranking(c: _Counts, phase: str, known: int, relevant: int, deepest: int) -> Iterator[Part]:
+    """Of ``known`` interactions that are not ranked, and ``relevant`` ones to be found."""
+    users = c.sizes.num_users
+    ranked = min(RANKED, users)
     yield Part("points to rank", c.table, (phase,))
     yield Part("items in panels", c.sizes.num_items * c.row, (phase,))
-    yield Part("users being ranked", 2 * min(RANKED, c.sizes.num_users) * c.row, (phase,))
+    yield Part("users being ranked", 2 * ranked * c.row, (phase,))
+    # Ids of a block's pairs: rows, columns, keys of either matrix, and sorted.
+    yield Part("items not to rank", 6 * ID * known * ranked // users, (phase,))
+    yield Part("hits", min(users, relevant) * deepest, (phase,), host=True)

@@ -170,7 +170,7 @@ def print_dataset(console: Console, dataset: Dataset) -> None:
     """Sizes of a data set, and its notes one a line."""
     console.print(
         f"{dataset.name}: {dataset.num_users:,} users × {dataset.num_items:,} items, "
-        f"{len(dataset.train):,} / {len(dataset.valid):,} / {len(dataset.test):,} interactions "
+        f"{dataset.train.nnz:,} / {dataset.valid.nnz:,} / {dataset.test.nnz:,} interactions "
         f"to train / validate / test",
         highlight=False,
         soft_wrap=True,

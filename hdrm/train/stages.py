@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
 from ..config import Config
-from ..graph import CSR, BipartiteGraph
 from ..model import HDRM
-from ..seeds import derive_seed
+from ..seeds import derive_seed, pair_bits
 from .batches import Batches
 from .step_sampling import StepSampler
 from .table_steps import backward, table_step
@@ -19,6 +17,7 @@ from .vectors import FrozenVectors, TrainedVectors
 
 # Weights of the diffusion tried on the validation set; 0 is the encoder alone.
 OMEGAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+LEAST_IN_FOLD = 20  # edges expected in a fold, so that none is empty
 
 
 class EncoderStage:
@@ -69,17 +68,18 @@ class EncoderStage:
 class DiffusionStage:
     """Stage 2: the denoisers, on edges that the propagated vectors have not seen.
 
-    Every epoch divides the training edges into ``folds``. While one is the positives, the graph is
-    made of the others: what a denoiser gets to see — the user's vector and history — contains no
-    trace of the item to be ranked, as at inference.
+    Every epoch divides the training edges into ``folds``, by a hash of each: no order of the edges is
+    stored, and folds differ a little in size. While one is the positives, the graph is made of the
+    others: what a denoiser gets to see — the user's vector and history — contains no trace of the
+    item to be ranked, as at inference.
 
     loss = (1−α)·hinge((û + n̂)/2, h_i⁺, h_i⁻) + α·(mean((h_u − û)²) + mean((n_u − n̂)²))
     """
 
     name = "diffusion"
 
-    def __init__(self, model: HDRM, train: np.ndarray, config: Config) -> None:
-        self._model, self._train, self._config = model, train, config
+    def __init__(self, model: HDRM, config: Config) -> None:
+        self._model, self._config = model, config
         self.epochs = config.diffusion_epochs
         self.averaged = list(model.denoisers.parameters())
         self._optimizer = torch.optim.Adam(
@@ -89,19 +89,20 @@ class DiffusionStage:
         if config.tables == "joint":
             self._vectors = TrainedVectors(model, config)
         self.averaged += self._vectors.averaged
-        self._folds = min(config.folds, len(train))
-        self._steps_per_fold = -(-len(train) // (self._folds * config.diffusion_batch))
+        edges = model.graph.num_edges
+        self._folds = max(1, min(config.folds, edges // LEAST_IN_FOLD))
+        self._steps_per_fold = -(-edges // (self._folds * config.diffusion_batch))
         self.steps_per_epoch = self._folds * self._steps_per_fold
         self.omegas = OMEGAS if config.omega is None else (config.omega,)
         self._steps = StepSampler(
             model.diffusion.steps, importance=config.step_sampling == "importance"
         )
-        self._fold = -1
+        self._leave_fold()
 
     def begin_epoch(self, epoch: int) -> None:
+        self._leave_fold()
         self._model.set_statistics()
-        generator = np.random.Generator(np.random.PCG64(derive_seed(self._config.seed, epoch)))
-        self._order, self._fold = generator.permutation(len(self._train)), -1
+        self._key = derive_seed("folds", self._config.seed, epoch)
 
     def step(self, step: int) -> float:
         """Move the denoisers, and the table where it is trained too, by one batch; its loss."""
@@ -139,14 +140,15 @@ class DiffusionStage:
     def _enter(self, fold: int) -> None:
         """Take one fold's edges out of the graph and make them the positives."""
         model, config = self._model, self._config
-        hidden = np.zeros(len(self._train), dtype=bool)
-        hidden[self._order[fold :: self._folds]] = True
-        rest = self._train[~hidden]
-        self._graph = BipartiteGraph.from_interactions(
-            rest[:, 0], rest[:, 1], model.num_users, model.num_items
-        ).to(model.graph.device)
+        self._leave_fold()
+
+        def hidden(users: Tensor, items: Tensor) -> Tensor:
+            bits = pair_bits(self._key, users, items, model.num_items)
+            return (bits * self._folds) >> 32 == fold
+
+        graph = model.graph.where(lambda users, items: ~hidden(users, items))
         self._batches = Batches(
-            CSR.from_pairs(*self._train[hidden].T, model.num_users, model.num_items),
+            model.graph.user_items.where(hidden),
             model.graph.user_items,
             config.diffusion_batch,
             config.diffusion_negatives,
@@ -154,7 +156,12 @@ class DiffusionStage:
             by_user=config.pairs == "users",
         )
         self._fold = fold
-        self._vectors.enter(self._graph)
+        self._vectors.enter(graph)
+
+    def _leave_fold(self) -> None:
+        """Free what belongs to a fold, before a new one needs as much."""
+        self._fold, self._batches = -1, None
+        self._vectors.leave()
 
 
 @torch.no_grad()

@@ -10,16 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import Config
 from ..data import Dataset
-from ..graph import CSR, BipartiteGraph
 from ..model import HDRM, checkpoint
 from . import runs
-from .evaluate import evaluate, popularity
+from .evaluate import VALIDATED, evaluate, popularity
 from .stages import DiffusionStage, EncoderStage
 
 CRITERION = "ndcg@20"
@@ -82,9 +80,7 @@ class Trainer:
         device = runs.resolve_device(device)
         torch.manual_seed(config.seed)
         model = HDRM(dataset.num_users, dataset.num_items, config)
-        model.set_graph(
-            BipartiteGraph.from_interactions(*dataset.train.T, dataset.num_users, dataset.num_items)
-        )
+        model.set_graph(dataset.graph)
         self.model = model.to(device)
         self._best = -math.inf
 
@@ -103,7 +99,7 @@ class Trainer:
         try:
             runs.describe_dataset(self.run, self.dataset, self.source)
             self._fit_stage(EncoderStage(self.model, self.config))
-            self._fit_stage(DiffusionStage(self.model, self.dataset.train, self.config))
+            self._fit_stage(DiffusionStage(self.model, self.config))
         except KeyboardInterrupt:
             interrupted = True
             if self._best == -math.inf:
@@ -184,7 +180,7 @@ class Trainer:
                     self.model.mix(h, z, omega),
                     self.dataset.valid,
                     seen,
-                    cutoffs=(10, 20),
+                    cutoffs=VALIDATED,
                     c=self.config.curvature,
                 ),
             )
@@ -224,20 +220,17 @@ def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[
 
     Training items are not ranked; on the test split neither are validation items.
     """
-    known = dataset.train
-    if split == "test":
-        known = np.concatenate([dataset.train, dataset.valid])
     device, c = model.omega.device, model.config.curvature
-    exclude = CSR.from_pairs(*known.T, dataset.num_users, dataset.num_items).to(device)
-    relevant = getattr(dataset, split)
-    popular = popularity(dataset.train, dataset.num_users, dataset.num_items, device)
+    relevant = dataset.splits[split]
+    known = (dataset.train, dataset.valid) if split == "test" else (dataset.train,)
+    popular = popularity(dataset.graph, device)
     with torch.no_grad():
         h = model.encoder(model.graph)
         encoded = model.mix(h, None, 0.0)
     return {
-        "popularity": evaluate(popular, relevant, exclude),
-        "encoder": evaluate(encoded, relevant, exclude, c=c),
-        "hdrm": evaluate(model.points(), relevant, exclude, c=c),
+        "popularity": evaluate(popular, relevant, *known),
+        "encoder": evaluate(encoded, relevant, *known, c=c),
+        "hdrm": evaluate(model.points(), relevant, *known, c=c),
     }
 
 

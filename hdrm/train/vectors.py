@@ -7,6 +7,8 @@ gradients have the batch's size until one table is made of them, for which the v
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +22,7 @@ from .table_steps import whole_step
 class FrozenVectors:
     """Of a table that stays: propagated once a graph."""
 
-    averaged: list[Tensor] = []
+    averaged: Sequence[Tensor] = ()
 
     def __init__(self, model: HDRM) -> None:
         self._model = model
