@@ -9,7 +9,9 @@ points, momentum, running averages, the graph, what the step allocates.
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from hdrm import CSR, HDRM, BipartiteGraph
 from hdrm.config import PRESETS, Config
+from hdrm.train.plan import DIFFUSION, ENCODER, Sizes, plan
 from hdrm.train.stages import DiffusionStage, EncoderStage
 from hdrm.train.trainer import Average
 
@@ -51,25 +54,43 @@ class Row:
     def peak(self, graph: BipartiteGraph) -> phantom.Peak:
         return phantom.peak(partial(self.make, graph, self.config, self.stage))
 
+    def planned(self, sizes: Sizes) -> int | None:
+        """What `hdrm plan` says of these steps; None of the authors'."""
+        if self.make is theirs:
+            return None
+        found = plan(self.config, sizes)
+        steps = ENCODER[:2] if self.stage is EncoderStage else DIFFUSION[:3]
+        return max(found.bytes_in(phase) for phase in steps)
+
 
 def main() -> int:
-    for size, title, rows in (
-        (AMAZON_BOOK, "Amazon-Book's size, dim 512, batch 20,000", of_amazon_book()),
-        (LARGE, "10⁶ users × 5·10⁵ items × 10⁸ interactions, dim 64, batch 10,000", of_large()),
-    ):
-        graph = regular_graph(*size)
-        print(
-            f"\n{title}\n\n| step | device, GiB | host, GiB | of the authors' |\n|---|---|---|---|"
-        )
-        against = None
-        for row in rows:
-            found = row.peak(graph)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, help="by default all of them")
+    parser.add_argument("--json", action="store_true", help="bytes, one row a line")
+    options = parser.parse_args()
+    for name in [options.size] if options.size else SIZES:
+        title, size, rows = SIZES[name]
+        graph, against = regular_graph(*size), None
+        if not options.json:
+            print(f"\n{title}\n\n| step | device, GiB | planned | of the authors' | host |\n"
+                  "|---|---|---|---|---|")  # fmt: skip
+        for row in rows():
+            found, planned = row.peak(graph), row.planned(Sizes(*size))
             against = against or (found.device if row.make is theirs else None)
-            share = f"{found.device / against:.2f}" if against else ""
-            print(
-                f"| {row.name} | {found.device / GIB:.2f} | {found.host / GIB:.2f} | {share} |",
-                flush=True,
-            )
+            if options.json:
+                report = {"name": row.name, "planned": planned, **vars(found)}
+                print(json.dumps(report), flush=True)
+                continue
+            cells = [
+                row.name,
+                f"{found.device / GIB:.2f}",
+                f"{planned / GIB:.2f}" if planned else "",
+                f"{found.device / against:.2f}" if against else "",
+                f"{found.host / GIB:.2f}",
+            ]
+            print(f"| {' | '.join(cells)} |", flush=True)
     return 0
 
 
@@ -93,6 +114,16 @@ def of_large() -> Iterator[Row]:
     sampled = config.replace(**SAMPLED, fanouts=(5, 3, 2))
     yield Row("encoder, sampled, fan-outs 5, 3, 2", ours, sampled)
     yield Row("the same with 16 negatives", ours, sampled.replace(encoder_negatives=16))
+
+
+SIZES = {
+    "amazon-book": ("Amazon-Book's size, dim 512, batch 20,000", AMAZON_BOOK, of_amazon_book),
+    "large": (
+        "10⁶ users × 5·10⁵ items × 10⁸ interactions, dim 64, batch 10,000",
+        LARGE,
+        of_large,
+    ),
+}
 
 
 def regular_graph(num_users: int, num_items: int, interactions: int) -> BipartiteGraph:

@@ -288,7 +288,8 @@ def test_a_table_on_the_host_is_trained_to_the_same_bits(monkeypatch):
         for step in range(4):
             stage.step(step)
         tables.append((model.encoder.table.detach(), model.encoder(model.graph)))
-    assert torch.equal(tables[0][0], tables[1][0]) and torch.equal(tables[0][1], tables[1][1])
+    assert torch.equal(tables[0][0], tables[1][0])
+    torch.testing.assert_close(tables[0][1], tables[1][1])  # propagated in blocks and slices
 
 
 class Largest(TorchDispatchMode):
