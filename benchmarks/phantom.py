@@ -137,8 +137,7 @@ class _KnownValues(TorchDispatchMode):
         if values is not None:
             self._known.update(zip(_tensors(results), _tensors(values)))
         else:  # what an op writes without being known is known no more
-            for tensor in _written(func, args, kwargs):
-                self._known.pop(tensor, None)
+            self._forget({_storage(tensor) for tensor in _written(func, args, kwargs)})
         return results
 
     def numpy(self, tensor: Tensor):
@@ -157,6 +156,10 @@ class _KnownValues(TorchDispatchMode):
             on_host = [tree_map(self._on_host, part) for part in (args, kwargs)]
             return func(*on_host[0], **on_host[1])
 
+    def _forget(self, storages: set[int]) -> None:
+        for tensor in [t for t in self._known if _storage(t) in storages] if storages else ():
+            del self._known[tensor]
+
     def _is_known(self, tensor: Tensor) -> bool:
         return tensor in self._known or not isinstance(tensor, FakeTensor)
 
@@ -168,6 +171,10 @@ class _KnownValues(TorchDispatchMode):
 
 def _tensors(tree) -> list[Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def _written(func, args, kwargs) -> list[Tensor]:
