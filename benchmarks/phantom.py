@@ -184,13 +184,15 @@ def _written(func, args, kwargs) -> list[Tensor]:
     return _tensors([given.get(name) for name in written])
 
 
-def _scratch(func, args) -> Tensor | None:
+def _scratch(func, args) -> list[Tensor]:
     """What a kernel allocates for the time of its run, where it is of a table's size."""
     if func.overloadpacket not in (torch.ops.hdrm.propagate, torch.ops.hdrm.propagate_backward):
-        return None
+        return []
     given = dict(zip((a.name for a in func._schema.arguments), args))
-    x = given["x"]
-    return x.new_empty(x.shape[0] + x.numel() * (given["num_layers"] > 1))
+    x, factor = given["x"], given["x"].new_empty(given["x"].shape[0])
+    if given["narrow"]:
+        return [factor, torch.empty_like(x, dtype=torch.bfloat16)]
+    return [factor] + [torch.empty_like(x)] * (given["num_layers"] > 1)
 
 
 def _makes_ids(func, kwargs) -> bool:

@@ -65,6 +65,7 @@ class Config:
     propagation: str = _choice("full", "full", "sampled")  # sampled ignores averaging
     fanouts: tuple[int, ...] = (10, 5, 5)  # neighbours drawn a node, from the batch outwards
     tables_on: str = _choice("device", "device", "host")  # points, momentum and their average
+    work_tables: str = _choice("float32", "float32", "bfloat16")  # between rounds of a full one
     micro_batches: int = _number(1, 1)  # parts a batch is computed in, of the same gradient
     # Stage 2, the diffusion: Adam
     diffusion_epochs: int = _number(10, 0)

@@ -70,7 +70,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
         "sum_groups<Moments>", "merge_groups<true>", "make_elements<SpreadOverRows>",
     ),
     "propagate": ("find_owners", "map_factors", "node_factors", "round_rows", "heavy_rows"),
-    "propagate_backward": ("find_owners", "node_factors", "round_rows", "heavy_rows"),
+    "propagate_backward": ("find_owners", "map_factors", "node_factors", "round_rows", "heavy_rows"),
     "topk": ("point_heights", "multiply<false>", "find_bounds", "multiply<true>", "rank_listed"),
     "sample_negatives": ("draw_items",),
 }  # fmt: skip

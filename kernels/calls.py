@@ -37,7 +37,11 @@ SIXTEEN_BITS = (
 )  # fmt: skip
 # Ways to call an op that start other kernels, or the same otherwise specialised.
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "propagate": {"": {}, "LightGCN": {"lorentz": False, "symmetric": True, "mean": True}},
+    "propagate": {
+        "": {},
+        "LightGCN": {"lorentz": False, "symmetric": True, "mean": True},
+        "bfloat16 work tables": {"narrow": True},
+    },
     "riemannian_sgd_step_": {"": {}, "no momentum": {"momentum_buffer": None}},
     "directional_noise": {"": {"growth": 0.0}, "radial growth": {}},
     "isotropic_noise": {"": {"growth": 0.0}, "radial growth": {}},
@@ -125,6 +129,8 @@ def calls(op: str, dtypes: dict[torch.dtype, Iterable[int]]) -> Iterator[Call]:
         for dtype, widths in dtypes.items():
             if dtype.itemsize == 2 and forward not in SIXTEEN_BITS:
                 continue
+            if dtype == torch.float64 and changes.get("narrow"):  # refused
+                continue
             for width in widths:
                 inputs = arguments(forward, dtype, width, changes)
                 args = list(inputs.values())
@@ -162,11 +168,14 @@ def _more(op: str, inputs: dict[str, Any]) -> int:
         return -inputs["z0"].nbytes
     if not op.startswith("propagate"):
         return 0
-    # All rounds but the last write a table, which the next one reads, and the graph again.
-    table = inputs["x"].numel() * max(inputs["x"].element_size(), 4)
+    # All rounds but the last write a table, which the next one reads, and the graph again. Of narrow
+    # tables there is one more, for the first round.
+    size = 2 if inputs["narrow"] else max(inputs["x"].element_size(), 4)
+    table, again = inputs["x"].numel() * size, inputs["num_layers"] - 1
     graph = _bytes([inputs["rowptr"], inputs["col"]])
     linear = op == "propagate_backward" and not inputs["lorentz"]
-    return (inputs["num_layers"] - 1) * (2 * table + graph) - linear * inputs["x"].nbytes
+    tables = 2 * table * (again + inputs["narrow"])
+    return tables + again * graph - linear * inputs["x"].nbytes
 
 
 def _unique(launches: list[Launch]) -> list[tuple[Launch, int]]:

@@ -75,6 +75,20 @@ def factors_kernel(
     write_numbers(factor, mine, value)
 
 
+@tuned_tiles
+@triton.jit
+def first_kernel(
+    source, factor, table, num_rows, width: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+):  # fmt: skip
+    """table ← factor·source, which the first round gathers. No factor: they are 1."""
+    mine = my_rows(num_rows, D, ELEMENTS)
+    f = 1.0 if factor is None else numbers(factor, mine, T)[:, None]
+    for k in range(num_chunks(D)):
+        tile = chunk(k, mine, width, D)
+        write(table, tile, f * spatial(source, tile, T), 0.0)
+
+
 @triton.jit(do_not_specialize=["num_rows", "num_pieces", "num_halvings"])
 def owners_kernel(
     rowptr, owner, num_rows, num_pieces, num_halvings,
@@ -245,7 +259,7 @@ def heavy_kernel(
 
 def _rounds(
     source: Tensor, points: Tensor | None, x: Tensor | None, rowptr: Tensor, col: Tensor,
-    num_layers: int, c: float, transposed: bool, symmetric: bool, mean: bool,
+    num_layers: int, c: float, transposed: bool, symmetric: bool, mean: bool, narrow: bool,
 ) -> Tensor:  # fmt: skip
     """(Σ Â^l·s over l = 1 … L, and s itself for the mean)·share by Horner's rule.
 
@@ -284,16 +298,21 @@ def _rounds(
     slots = warps * per_warp // chunk
     heavy_warps = max(HEAVY_WARPS, warps)
     kind |= {"MEAN": mean, "SEGMENT": segment, "D": columns, "maxnreg": REGISTERS}
-    # Round l gathers work[l % 2] and fills the other; the last fills out, which may serve as a
-    # table before if it has the arithmetic's type.
+    # Round l gathers work[l % 2] and fills the other; the last fills out, whose memory may serve as
+    # a table before if it holds one. The first gathers the source itself, unless tables are narrow.
     work = [out, out]
-    if num_layers > 1:
+    if narrow:
+        work[num_layers % 2] = torch.empty_like(source, dtype=torch.bfloat16)
+        bits = out.flatten().view(torch.bfloat16)
+        work[1 - num_layers % 2] = bits[: out.numel()].view_as(out)
+        over_rows(first_kernel, num_rows, width, source, factor, work[1], T=TYPES[dtype])
+    elif num_layers > 1:
         work[num_layers % 2] = scratch(num_rows, width)
-    if num_layers > 2 and out.dtype != dtype:
-        work[1 - num_layers % 2] = scratch(num_rows, width)
+        if num_layers > 2 and out.dtype != dtype:
+            work[1 - num_layers % 2] = scratch(num_rows, width)
     for layer in range(1, num_layers + 1):
         last = layer == num_layers
-        table = None if layer == 1 else work[layer % 2]
+        table = None if layer == 1 and not narrow else work[layer % 2]
         rows = (source, factor, weight if last else None, table, rowptr)
         results = (owner, partial, x if last else None, out if last else work[(layer + 1) % 2])
         numbers = (c, 1 / (num_layers + 1))
@@ -310,13 +329,13 @@ def _rounds(
     return out
 
 
-def propagate(x, rowptr, col, num_layers, c, lorentz, symmetric, mean):
+def propagate(x, rowptr, col, num_layers, c, lorentz, symmetric, mean, narrow):
     x, rowptr, col = x.contiguous(), rowptr.contiguous(), col.contiguous()
     points = x if lorentz else None
-    return _rounds(x, points, None, rowptr, col, num_layers, c, False, symmetric, mean)
+    return _rounds(x, points, None, rowptr, col, num_layers, c, False, symmetric, mean, narrow)
 
 
-def propagate_backward(grad, x, rowptr, col, num_layers, c, lorentz, symmetric, mean):
+def propagate_backward(grad, x, rowptr, col, num_layers, c, lorentz, symmetric, mean, narrow):
     grad, rowptr, col = grad.contiguous(), rowptr.contiguous(), col.contiguous()
     x = x.contiguous() if lorentz else None
-    return _rounds(grad, None, x, rowptr, col, num_layers, c, True, symmetric, mean)
+    return _rounds(grad, None, x, rowptr, col, num_layers, c, True, symmetric, mean, narrow)

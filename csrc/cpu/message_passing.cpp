@@ -70,20 +70,20 @@ struct Plan {
   }
 };
 
-// One round over all nodes: gather, then what settle_row makes of the sum. Tables of T hold tile
+// One round over all nodes: gather, then what settle_row makes of the sum. Tables of W hold tile
 // after tile: the one from column k on, of w columns, as rows of w numbers from k·num_nodes on.
-template <class S>
+template <class S, class W>
 struct Round {
   using T = Arithmetic<S>;
-  const Propagation<S>* p;
+  const Propagation<S, W>* p;
   const Plan* plan;
   int tile;         // columns of a tile, but for the last one's
   const S* source;  // x or the gradient: what every round adds …
   const T* factor;  // … times this of each node, if not null
-  const T* table;   // what the round gathers; null for the source times its factors
+  const W* table;   // what the round gathers; null for the source times its factors
   T* partial;       // sums of the segments of heavy rows
   RoundEnd<T> end;
-  T* next;     // filled by all rounds but the last, which fills `out`
+  W* next;     // filled by all rounds but the last, which fills `out`
   const S* x;  // points whose logmap0 the gradient goes through, or null
   S* out;
 
@@ -132,10 +132,10 @@ HDRM_FN void gather_tile(const S* table, const T* factor, int width, const std::
   columns.template operator()<1>();
 }
 
-template <class S>
-HDRM_FN void gather(const Round<S>& r, int first, int width, std::int64_t begin, std::int64_t end,
-                    Arithmetic<S>* sum) {
-  const Propagation<S>& p = *r.p;
+template <class S, class W>
+HDRM_FN void gather(const Round<S, W>& r, int first, int width, std::int64_t begin,
+                    std::int64_t end, Arithmetic<S>* sum) {
+  const Propagation<S, W>& p = *r.p;
   const std::int64_t last = p.rowptr[p.num_nodes] - 1;
   if (r.table) {
     const Arithmetic<S>* const none = nullptr;
@@ -145,10 +145,10 @@ HDRM_FN void gather(const Round<S>& r, int first, int width, std::int64_t begin,
   }
 }
 
-template <int kBytes, class S>
-HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+template <int kBytes, class S, class W>
+HDRM_FN void run_factors(const Round<S, W>& r, std::int64_t begin, std::int64_t end) {
   using T = Arithmetic<S>;
-  const Propagation<S>& p = *r.p;
+  const Propagation<S, W>& p = *r.p;
   const Host<kBytes> team;
   for (std::int64_t i = begin; i < end; ++i) {
     const NodeScale<T> node(p.rowptr[i + 1] - p.rowptr[i], p.symmetric, r.end.transposed);
@@ -159,23 +159,20 @@ HDRM_FN void run_factors(const Round<S>& r, std::int64_t begin, std::int64_t end
 }
 
 // next ← what round 1 gathers, in tiles.
-template <int kBytes, class S>
-HDRM_FN void run_pack(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+template <int kBytes, class S, class W>
+HDRM_FN void run_pack(const Round<S, W>& r, std::int64_t begin, std::int64_t end) {
   using T = Arithmetic<S>;
-  const Serial team;
   for (std::int64_t i = begin; i < end; ++i) {
     const T factor = r.factor ? r.factor[i] : T(1);
     r.tiles([&](int first, int width) __attribute__((always_inline)) {
-      const S* from = r.source + i * r.p->width + first;
-      T* to = r.next + first * r.p->num_nodes + i * width;
-      team.each(width, [&](int k) { to[k] = factor * from[k]; });
-      if (first == 0) to[0] = 0;
+      first_row(TileTeam{{}, first == 0}, factor, r.source + i * r.p->width + first,
+                r.next + first * r.p->num_nodes + i * width, width);
     });
   }
 }
 
-template <int kBytes, class S>
-HDRM_FN void run_segments(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+template <int kBytes, class S, class W>
+HDRM_FN void run_segments(const Round<S, W>& r, std::int64_t begin, std::int64_t end) {
   r.tiles([&](int first, int width) __attribute__((always_inline)) {
     for (std::int64_t s = begin; s < end; ++s) {
       gather(r, first, width, r.plan->begin[s], r.plan->end[s],
@@ -184,15 +181,15 @@ HDRM_FN void run_segments(const Round<S>& r, std::int64_t begin, std::int64_t en
   });
 }
 
-template <int kBytes, class S>
-HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+template <int kBytes, class S, class W>
+HDRM_FN void run_nodes(const Round<S, W>& r, std::int64_t begin, std::int64_t end) {
   using T = Arithmetic<S>;
-  const Propagation<S>& p = *r.p;
+  const Propagation<S, W>& p = *r.p;
   const Plan& plan = *r.plan;
   std::vector<T> sum(r.tile);
   RoundEnd<T> how = r.end;
   how.of_points = how.through_map = false;  // what these need of a row is known, or comes later
-  how.first = !r.table;
+  how.of_source = !r.table;
   r.tiles([&](int first, int width) __attribute__((always_inline)) {
     const TileTeam team{{}, first == 0};
     auto heavy =
@@ -222,8 +219,8 @@ HDRM_FN void run_nodes(const Round<S>& r, std::int64_t begin, std::int64_t end) 
   });
 }
 
-template <int kBytes, class S>
-HDRM_FN void run_map(const Round<S>& r, std::int64_t begin, std::int64_t end) {
+template <int kBytes, class S, class W>
+HDRM_FN void run_map(const Round<S, W>& r, std::int64_t begin, std::int64_t end) {
   const Host<kBytes> team;
   const int n = r.p->width;
   for (std::int64_t row = begin * n; row < end * n; row += n) {
@@ -235,15 +232,18 @@ HDRM_FN void run_map(const Round<S>& r, std::int64_t begin, std::int64_t end) {
 }
 
 // Functions of their own for each type, since levels are not made of templates.
-#define HDRM_LOOP(level, bytes, name, S)                                          \
-  level void name(const Round<S>& r, std::int64_t begin, std::int64_t end) {       \
-    run_##name<bytes>(r, begin, end);                                             \
+#define HDRM_LOOP(level, bytes, name, S, W)                                      \
+  level void name(const Round<S, W>& r, std::int64_t begin, std::int64_t end) {   \
+    run_##name<bytes>(r, begin, end);                                            \
   }
-#define HDRM_LOOPS(name)               \
-  HDRM_LEVELS(HDRM_LOOP, name, float)    \
-  HDRM_LEVELS(HDRM_LOOP, name, double)   \
-  HDRM_LEVELS(HDRM_LOOP, name, Bfloat16) \
-  HDRM_LEVELS(HDRM_LOOP, name, Half)
+#define HDRM_LOOPS(name)                         \
+  HDRM_LEVELS(HDRM_LOOP, name, float, float)       \
+  HDRM_LEVELS(HDRM_LOOP, name, double, double)     \
+  HDRM_LEVELS(HDRM_LOOP, name, Bfloat16, float)    \
+  HDRM_LEVELS(HDRM_LOOP, name, Half, float)        \
+  HDRM_LEVELS(HDRM_LOOP, name, float, Bfloat16)    \
+  HDRM_LEVELS(HDRM_LOOP, name, Bfloat16, Bfloat16) \
+  HDRM_LEVELS(HDRM_LOOP, name, Half, Bfloat16)
 HDRM_LOOPS(factors)
 HDRM_LOOPS(pack)
 HDRM_LOOPS(segments)
@@ -252,40 +252,41 @@ HDRM_LOOPS(map)
 
 // The rounds of either direction: out ← (Σ Â^l·s over l = 1 … L, and s itself for the mean)·scale
 // by Horner's rule, with s = source·factor/T. Work tables hold T·t, ready to be gathered.
-template <class S>
-void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool transposed,
+template <class S, class W>
+void run_rounds(const cpu::Parallel& parallel, const Propagation<S, W>& p, bool transposed,
                 const S* source, const S* x, S* out) {
   using T = Arithmetic<S>;
+  constexpr bool kNarrow = Propagation<S, W>::kNarrow;
   const Plan plan(p.rowptr, p.num_nodes, parallel.num_threads);
   const auto num_segments = static_cast<std::int64_t>(plan.begin.size());
   std::vector<T> partial(num_segments * p.width);
   const T scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
   const bool of_points = p.lorentz && !transposed;
-  const bool few = p.num_nodes * kTile * static_cast<std::int64_t>(sizeof(T)) <= kCachedBytes;
-  Round<S> r{.p = &p,
-             .plan = &plan,
-             .tile = few ? std::min(kTile, p.width) : p.width,
-             .source = source,
-             .factor = nullptr,
-             .table = nullptr,
-             .partial = partial.data(),
-             .end = {p.space, p.symmetric, transposed, of_points, x != nullptr, false, false,
-                     p.mean ? T(1) : T(0), scale},
-             .next = nullptr,
-             .x = x,
-             .out = out};
+  const bool few = p.num_nodes * kTile * static_cast<std::int64_t>(sizeof(W)) <= kCachedBytes;
+  Round<S, W> r{.p = &p,
+                .plan = &plan,
+                .tile = few ? std::min(kTile, p.width) : p.width,
+                .source = source,
+                .factor = nullptr,
+                .table = nullptr,
+                .partial = partial.data(),
+                .end = {p.space, p.symmetric, transposed, of_points, x != nullptr, false, false,
+                        p.mean ? T(1) : T(0), scale},
+                .next = nullptr,
+                .x = x,
+                .out = out};
   const std::int64_t grain = cpu::grain_rows(p.width);
   const auto rows = [&](auto loop) { parallel.loop(p.num_nodes, grain, loop); };
   if (p.symmetric || transposed || of_points) {
     rows([&](std::int64_t begin, std::int64_t end) { factors(r, begin, end); });
     r.factor = p.factor;
   }
-  std::unique_ptr<T[]> own;
-  if (r.tile < p.width) {
+  std::unique_ptr<W[]> own;
+  if (kNarrow || r.tile < p.width) {
     r.next = p.work[1];
-    // There is no scratch at work[1] if round 1 is the last, or fills the only scratch there is.
-    if (p.num_layers == 1 || (p.num_layers == 2 && sizeof(S) != sizeof(T))) {
-      own.reset(new T[p.num_nodes * p.width]);
+    // Wide tables: no scratch is at work[1] if round 1 is the last, or fills the only one there is.
+    if (!kNarrow && (p.num_layers == 1 || (p.num_layers == 2 && sizeof(S) != sizeof(T)))) {
+      own.reset(new W[p.num_nodes * p.width]);
       r.next = own.get();
     }
     rows([&](std::int64_t begin, std::int64_t end) { pack(r, begin, end); });
@@ -306,24 +307,27 @@ void run_rounds(const cpu::Parallel& parallel, const Propagation<S>& p, bool tra
 
 }  // namespace
 
-template <class S>
-void propagate(const cpu::Parallel& parallel, const Propagation<S>& p, const S* x, S* out) {
+template <class S, class W>
+void propagate(const cpu::Parallel& parallel, const Propagation<S, W>& p, const S* x, S* out) {
   run_rounds(parallel, p, false, x, static_cast<const S*>(nullptr), out);
 }
 
-template <class S>
-void propagate_backward(const cpu::Parallel& parallel, const Propagation<S>& p, const S* g,
+template <class S, class W>
+void propagate_backward(const cpu::Parallel& parallel, const Propagation<S, W>& p, const S* g,
                         const S* x, S* gx) {
   run_rounds(parallel, p, true, g, p.lorentz ? x : nullptr, gx);
 }
 
-#define HDRM_DEFINE(S)                                                                  \
-  template void propagate(const cpu::Parallel&, const Propagation<S>&, const S*, S*);   \
-  template void propagate_backward(const cpu::Parallel&, const Propagation<S>&, const S*, \
+#define HDRM_DEFINE(S, W)                                                                  \
+  template void propagate(const cpu::Parallel&, const Propagation<S, W>&, const S*, S*);   \
+  template void propagate_backward(const cpu::Parallel&, const Propagation<S, W>&, const S*, \
                                    const S*, S*);
-HDRM_DEFINE(float)
-HDRM_DEFINE(double)
-HDRM_DEFINE(Bfloat16)
-HDRM_DEFINE(Half)
+HDRM_DEFINE(float, float)
+HDRM_DEFINE(double, double)
+HDRM_DEFINE(Bfloat16, float)
+HDRM_DEFINE(Half, float)
+HDRM_DEFINE(float, Bfloat16)
+HDRM_DEFINE(Bfloat16, Bfloat16)
+HDRM_DEFINE(Half, Bfloat16)
 
 }  // namespace hdrm

@@ -25,7 +25,7 @@ constexpr int kMaxWideBlocks = 1 << 10;
 constexpr std::int64_t kSmallestSegment = 1 << 8, kLargestSegment = 1 << 20;
 
 // What a round's kernels know. Nodes beyond the first `num_nodes` do not exist.
-template <class S>
+template <class S, class W>
 struct Round {
   using T = Arithmetic<S>;
   const std::int64_t* rowptr;
@@ -33,10 +33,10 @@ struct Round {
   std::int64_t num_nodes;
   int width, lanes;
   RoundEnd<T> end;
-  const S* source;  // x or the gradient: what the first round gathers and every round adds …
+  const S* source;  // x or the gradient: what every round adds …
   const T* factor;  // … times this of each node, if not null
-  const T* table;   // what the others gather
-  T* next;          // filled by all rounds but the last, which fills `out`
+  const W* table;   // what is gathered, if it is not the source times its factors
+  W* next;          // filled by all rounds but the last, which fills `out`
   const S* x;       // points whose logmap0 the gradient goes through
   S* out;
   std::int64_t segment, num_pieces;
@@ -45,30 +45,35 @@ struct Round {
   T* wide = nullptr;  // a row for each warp, where a group's registers do not hold one
 };
 
-// factor ← T of each node, times logmap0's scale of its row of `points` if there are any.
-template <class S, int kQuads, bool kVector>
+// factor ← T of each node, times logmap0's scale of its row if the source holds points. Narrow
+// tables: next ← what the first round gathers.
+template <class S, class W, int kQuads, bool kVector>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    map_factors(const Round<S> r, Arithmetic<S>* factor) {
+    map_factors(const Round<S, W> r, Arithmetic<S>* factor) {
   using T = Arithmetic<S>;
   using Lanes = Group<kQuads, kVector>;
+  constexpr bool kNarrow = Propagation<S, W>::kNarrow;
   const Lanes group(r.lanes, r.width);
   const int groups = kThreads / r.lanes, own = threadIdx.x / r.lanes;
   for (std::int64_t first = std::int64_t(blockIdx.x) * groups; first < r.num_nodes;
        first += std::int64_t(gridDim.x) * groups) {
-    const std::int64_t node = min(first + own, r.num_nodes - 1);
+    const bool exists = first + own < r.num_nodes;
+    const std::int64_t node = exists ? first + own : r.num_nodes - 1;
+    const std::int64_t degree = r.rowptr[node + 1] - r.rowptr[node];
+    T value = NodeScale<T>(degree, r.end.symmetric, r.end.transposed).before;
     const S* row = r.source + node * r.width;
-    T scale;
+    W* next = r.next + node * r.width;
     if (Lanes::kHoldsAll || r.width <= group.chunk()) {
       T held[Lanes::kElements];
       group.load(row, held);
-      scale = logmap0_scale(group, r.end.space, held, r.width);
+      if (r.end.of_points) value *= logmap0_scale(group, r.end.space, held, r.width);
+      first_row(group, value, held, held, r.width);
+      if (kNarrow && exists) group.store(next, held);
     } else {  // the group is a warp
-      scale = logmap0_scale(Warp(), r.end.space, row, r.width);
+      if (r.end.of_points) value *= logmap0_scale(Warp(), r.end.space, row, r.width);
+      if (kNarrow && exists) first_row(Warp(), value, row, next, r.width);
     }
-    if (first + own < r.num_nodes && group.leads()) {
-      const std::int64_t degree = r.rowptr[node + 1] - r.rowptr[node];
-      factor[node] = NodeScale<T>(degree, r.end.symmetric, false).before * scale;
-    }
+    if (exists && group.leads()) factor[node] = value;
   }
 }
 
@@ -118,8 +123,8 @@ struct Pieces {
 };
 
 // partial ← the sum of a piece, by the block: its groups take a part each.
-template <class S, class G, int kQuads, bool kVector>
-__device__ __forceinline__ void sum_piece(const Round<S>& r, const G* table,
+template <class S, class W, class G, int kQuads, bool kVector>
+__device__ __forceinline__ void sum_piece(const Round<S, W>& r, const G* table,
                                           const Arithmetic<S>* factor, std::int64_t piece) {
   using T = Arithmetic<S>;
   using Lanes = Group<kQuads, kVector>;
@@ -148,8 +153,8 @@ __device__ __forceinline__ void sum_piece(const Round<S>& r, const G* table,
 }
 
 // The group's node, if it is light, and whatever a group without one can do unseen.
-template <class S, class G, int kQuads, bool kVector>
-__device__ __forceinline__ void settle_light(const Round<S>& r, const G* table,
+template <class S, class W, class G, int kQuads, bool kVector>
+__device__ __forceinline__ void settle_light(const Round<S, W>& r, const G* table,
                                              const Arithmetic<S>* factor, std::int64_t node) {
   using T = Arithmetic<S>;
   using Lanes = Group<kQuads, kVector>;
@@ -166,7 +171,7 @@ __device__ __forceinline__ void settle_light(const Round<S>& r, const G* table,
     gather(group, table, factor, r.col + begin, count, 0, sum);
     T self[Lanes::kElements], source[Lanes::kElements], x[Lanes::kElements];
     T result[Lanes::kElements];
-    if (!r.end.first) group.load(r.table + row, self);
+    if (!r.end.of_source) group.load(r.table + row, self);
     group.load(r.source + row, source);
     if (r.end.through_map) group.load(r.x + row, x);
     settle_row(group, r.end, degree, sum, self, own_factor, source, x, result, result, r.width);
@@ -186,24 +191,24 @@ __device__ __forceinline__ void settle_light(const Round<S>& r, const G* table,
 }
 
 // Sums the pieces of heavy rows and settles light rows, which gather `table`.
-template <class S, class G, int kQuads, bool kVector>
+template <class S, class W, class G, int kQuads, bool kVector>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    round_rows(const Round<S> r, const G* table, const Arithmetic<S>* factor) {
+    round_rows(const Round<S, W> r, const G* table, const Arithmetic<S>* factor) {
   const int groups = kThreads / r.lanes;
   const std::int64_t jobs = r.num_pieces + (r.num_nodes + groups - 1) / groups;
   for (std::int64_t job = blockIdx.x; job < jobs; job += gridDim.x) {
     if (job < r.num_pieces) {
-      sum_piece<S, G, kQuads, kVector>(r, table, factor, job);
+      sum_piece<S, W, G, kQuads, kVector>(r, table, factor, job);
     } else {
       const std::int64_t node = (job - r.num_pieces) * groups + threadIdx.x / r.lanes;
-      settle_light<S, G, kQuads, kVector>(r, table, factor, node);
+      settle_light<S, W, G, kQuads, kVector>(r, table, factor, node);
     }
   }
 }
 
 // Settles heavy rows, each in the block of its first piece, whose sum becomes that of the row.
-template <class S>
-__global__ void __launch_bounds__(kThreads, kBlocks) heavy_rows(const Round<S> r) {
+template <class S, class W>
+__global__ void __launch_bounds__(kThreads, kBlocks) heavy_rows(const Round<S, W> r) {
   using T = Arithmetic<S>;
   HDRM_SHARED_ARRAY(T, part, [kThreads]);
   int columns = kThreads;
@@ -244,10 +249,11 @@ void with_group(bool vector, int width, Launch launch) {
 
 // The rounds of either direction: out ← (Σ Â^l·s over l = 1 … L, and s itself for the mean)·scale
 // by Horner's rule, with s = source·factor/T. Work tables hold T·t, ready to be gathered.
-template <class S>
-void run_rounds(const Stream& stream, const Propagation<S>& p, bool transposed, const S* source,
+template <class S, class W>
+void run_rounds(const Stream& stream, const Propagation<S, W>& p, bool transposed, const S* source,
                 const S* x, S* out) {
   using T = Arithmetic<S>;
+  constexpr bool kNarrow = Propagation<S, W>::kNarrow;
   if (p.num_nodes == 0) return;
   const auto handle = static_cast<cudaStream_t>(stream.handle);
   const T scale = p.mean ? 1 / (static_cast<T>(p.num_layers) + 1) : T(1);
@@ -256,10 +262,10 @@ void run_rounds(const Stream& stream, const Propagation<S>& p, bool transposed, 
   // Not shorter than the mean degree, so that the pieces need no more than one table.
   const std::int64_t segment = std::clamp<std::int64_t>(
       std::bit_ceil(static_cast<std::uint64_t>(mean_degree)), kSmallestSegment, kLargestSegment);
-  Round<S> r{p.rowptr, p.col, p.num_nodes, p.width, p.width <= 32 ? 8 : p.width <= 64 ? 16 : 32,
-             {p.space, p.symmetric, transposed, of_points, x != nullptr, false, false,
-              p.mean ? T(1) : T(0), scale},
-             source, nullptr, nullptr, nullptr, x, out, segment, p.num_entries / segment};
+  Round<S, W> r{p.rowptr, p.col, p.num_nodes, p.width, p.width <= 32 ? 8 : p.width <= 64 ? 16 : 32,
+                {p.space, p.symmetric, transposed, of_points, x != nullptr, false, false,
+                 p.mean ? T(1) : T(0), scale},
+                source, nullptr, nullptr, nullptr, x, out, segment, p.num_entries / segment};
   const int groups = kThreads / r.lanes;
   if (r.num_pieces > 0) {
     r.owner = scratch<std::int64_t>(stream, r.num_pieces);
@@ -269,7 +275,7 @@ void run_rounds(const Stream& stream, const Propagation<S>& p, bool transposed, 
   }
   bool vector = takes_quads(source, p.width) && takes_quads(out, p.width);
   if (x) vector = vector && takes_quads(x, p.width);
-  for (int l = 2; l <= p.num_layers && l <= 3; ++l) {
+  for (int l = kNarrow ? 1 : 2; l <= p.num_layers && l <= 3; ++l) {
     vector = vector && takes_quads(p.work[l % 2], p.width);
   }
   with_group<T>(vector, p.width, [&]<int kQuads, bool kVector>(
@@ -280,28 +286,31 @@ void run_rounds(const Stream& stream, const Propagation<S>& p, bool transposed, 
       blocks = std::min<unsigned>(blocks, kMaxWideBlocks);
       r.wide = scratch<T>(stream, std::int64_t(blocks) * groups * p.width);
     }
-    if (of_points) {
-      HDRM_LAUNCH_AS("map_factors", (map_factors<S, kQuads, kVector>),
+    if (kNarrow) r.next = p.work[1];
+    if (of_points || kNarrow) {
+      HDRM_LAUNCH_AS("map_factors", (map_factors<S, W, kQuads, kVector>),
                      blocks_for(p.num_nodes, groups), kThreads, 0, handle, r, p.factor);
     } else if (p.symmetric || transposed) {
       HDRM_LAUNCH_AS("node_factors", (node_factors<T>),
                      blocks_for(p.num_nodes, kThreads), kThreads, 0, handle, p.rowptr,
                      p.num_nodes, p.symmetric, transposed, p.factor);
     }
-    if (p.symmetric || transposed || of_points) r.factor = p.factor;
+    if (p.symmetric || transposed || of_points || kNarrow) r.factor = p.factor;
     for (std::int64_t layer = 1; layer <= p.num_layers; ++layer) {
-      r.end.first = layer == 1;
+      r.end.of_source = layer == 1 && !kNarrow;
       r.end.last = layer == p.num_layers;
       r.table = p.work[layer % 2];
       r.next = p.work[(layer + 1) % 2];
       const auto launch = [&]<class G>(const G* table, const T* factor) {
-        HDRM_LAUNCH_AS("round_rows", (round_rows<S, G, kQuads, kVector>), blocks, kThreads, 0,
+        HDRM_LAUNCH_AS("round_rows", (round_rows<S, W, G, kQuads, kVector>), blocks, kThreads, 0,
                        handle, r, table, factor);
       };
-      if (r.end.first) launch(r.source, r.factor);
-      if (!r.end.first) launch(r.table, static_cast<const T*>(nullptr));
+      if constexpr (!kNarrow) {
+        if (r.end.of_source) launch(r.source, r.factor);
+      }
+      if (!r.end.of_source) launch(r.table, static_cast<const T*>(nullptr));
       if (r.num_pieces > 0) {
-        HDRM_LAUNCH_AS("heavy_rows", (heavy_rows<S>), blocks_for(r.num_pieces, 1), kThreads, 0,
+        HDRM_LAUNCH_AS("heavy_rows", (heavy_rows<S, W>), blocks_for(r.num_pieces, 1), kThreads, 0,
                        handle, r);
       }
     }
@@ -310,24 +319,27 @@ void run_rounds(const Stream& stream, const Propagation<S>& p, bool transposed, 
 
 }  // namespace
 
-template <class S>
-void propagate(const cuda::Stream& stream, const Propagation<S>& p, const S* x, S* out) {
+template <class S, class W>
+void propagate(const cuda::Stream& stream, const Propagation<S, W>& p, const S* x, S* out) {
   run_rounds(stream, p, false, x, static_cast<const S*>(nullptr), out);
 }
 
-template <class S>
-void propagate_backward(const cuda::Stream& stream, const Propagation<S>& p, const S* g, const S* x,
-                        S* gx) {
+template <class S, class W>
+void propagate_backward(const cuda::Stream& stream, const Propagation<S, W>& p, const S* g,
+                        const S* x, S* gx) {
   run_rounds(stream, p, true, g, p.lorentz ? x : nullptr, gx);
 }
 
-#define HDRM_DEFINE(S)                                                                     \
-  template void propagate(const cuda::Stream&, const Propagation<S>&, const S*, S*);       \
-  template void propagate_backward(const cuda::Stream&, const Propagation<S>&, const S*,   \
+#define HDRM_DEFINE(S, W)                                                                  \
+  template void propagate(const cuda::Stream&, const Propagation<S, W>&, const S*, S*);    \
+  template void propagate_backward(const cuda::Stream&, const Propagation<S, W>&, const S*, \
                                    const S*, S*);
-HDRM_DEFINE(float)
-HDRM_DEFINE(double)
-HDRM_DEFINE(Bfloat16)
-HDRM_DEFINE(Half)
+HDRM_DEFINE(float, float)
+HDRM_DEFINE(double, double)
+HDRM_DEFINE(Bfloat16, float)
+HDRM_DEFINE(Half, float)
+HDRM_DEFINE(float, Bfloat16)
+HDRM_DEFINE(Bfloat16, Bfloat16)
+HDRM_DEFINE(Half, Bfloat16)
 
 }  // namespace hdrm

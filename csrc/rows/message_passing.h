@@ -27,12 +27,19 @@ HDRM_FN T logmap0_scale(const Team& team, const Space<T>& space, const S* x, int
   return asinhc(team.template sum<T>(n, [&](int i) { return T(x[i]) * T(x[i]); }) * space.c);
 }
 
+// What the first round gathers, if that is a table: next ← factor·source.
+template <class T, class S, class W, class Team>
+HDRM_FN void first_row(const Team& team, T factor, const S* source, W* next, int n) {
+  team.each(n, [&](int i) { next[i] = factor * source[i]; });
+  if (team.leads()) next[0] = 0;
+}
+
 // A round but the last, a step of Horner's rule. `sum` is the node's row of (A + λI)·T·t, and s its
 // row of what every round adds: t ← S·sum + s. next ← T·t, which the next round gathers; factor is
 // T times the scale that makes s of `source`.
-template <class T, class S, class Team>
+template <class T, class S, class W, class Team>
 HDRM_FN void middle_row(const Team& team, const NodeScale<T>& node, const T* sum, T factor,
-                        const S* source, T* next, int n) {
+                        const S* source, W* next, int n) {
   team.each(n, [&](int i) { next[i] = node.before * (node.after * sum[i]) + factor * source[i]; });
   if (team.leads()) next[0] = 0;
 }
@@ -69,17 +76,19 @@ struct RoundEnd {
   bool symmetric, transposed;  // the kind of Â, and whether it is Âᵀ
   bool of_points;              // source holds points, and s is their logmap0
   bool through_map;            // the result goes through the gradient of logmap0 at x
-  bool first, last;
+  bool of_source;  // what is gathered is factor·source, and no table
+  bool last;
   T weight, scale;  // of s in the last round, and of its result
 };
 
 // A node's row of the round, from `sum`, its row of A·T·t, which is spent. What was gathered has
-// the row `table`, or in the first round factor·source. Fills `next`, or in the last round `out`.
-template <class T, class S, class Team>
+// the row `table`, or is factor·source. Fills `next`, or in the last round `out`. Tables of W may
+// be narrower than T: a row is rounded where it is written.
+template <class T, class S, class W, class Team>
 HDRM_FN void settle_row(const Team& team, const RoundEnd<T>& end, std::int64_t degree, T* sum,
-                        const T* table, T factor, const S* source, const S* x, T* next, S* out,
+                        const W* table, T factor, const S* source, const S* x, W* next, S* out,
                         int n) {
-  if (!end.symmetric && end.first) {  // λ = 1: the node itself
+  if (!end.symmetric && end.of_source) {  // λ = 1: the node itself
     team.each(n, [&](int i) { sum[i] += factor * source[i]; });
   } else if (!end.symmetric) {
     team.each(n, [&](int i) { sum[i] += table[i]; });

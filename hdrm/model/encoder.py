@@ -25,6 +25,7 @@ class Encoder(nn.Module):
         dim: ambient width d+1, time coordinate included.
         num_layers: rounds of aggregation L.
         c: the curvature is −c.
+        work_dtype: of the tables between rounds; see :func:`hdrm.ops.propagate`.
         on_host: the table stays on the CPU when the module moves. The result is on the graph's
             device and has no gradient; no second table lies there beside it.
 
@@ -32,27 +33,37 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, num_nodes: int, dim: int, num_layers: int, c: float = 1.0, *, on_host: bool = False
+        self,
+        num_nodes: int,
+        dim: int,
+        num_layers: int,
+        c: float = 1.0,
+        *,
+        work_dtype: torch.dtype | None = None,
+        on_host: bool = False,
     ) -> None:
         super().__init__()
         tangent = torch.empty(num_nodes, dim).uniform_(-INITIAL_RADIUS, INITIAL_RADIUS)
         self.table = geoopt.ManifoldParameter(ops.expmap0(tangent, c=c), manifold=Lorentz(1 / c))
         self.num_layers = num_layers
         self.c = c
+        self.work_dtype = work_dtype
         self.on_host = on_host
 
     def forward(self, graph: BipartiteGraph) -> Tensor:
         """Σ_{l=1..L} Âˡ·logmap0(table): tangent vectors at the origin (U + I, d+1)."""
         if self.on_host:
             return self._streamed(graph)
-        return ops.propagate(self.table, graph, self.num_layers, c=self.c)
+        return ops.propagate(
+            self.table, graph, self.num_layers, c=self.c, work_dtype=self.work_dtype
+        )
 
     @torch.no_grad()
     def _streamed(self, graph: BipartiteGraph) -> Tensor:
         h = torch.empty(self.table.shape, dtype=self.table.dtype, device=graph.device)
         for rows in blocks(h):
             h[rows] = ops.logmap0(self.table[rows].to(graph.device), c=self.c)
-        return slices.propagate_(h, graph, self.num_layers)
+        return slices.propagate_(h, graph, self.num_layers, work_dtype=self.work_dtype)
 
     def _apply(self, fn, recurse=True):
         """As nn.Module for .to(device) and kin; a table on the host follows in dtype only."""

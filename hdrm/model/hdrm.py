@@ -37,8 +37,8 @@ class HDRM(nn.Module):
 
     Args:
         num_users, num_items: U and I.
-        config: the settings; the model reads those of its section "Model", and ``tables_on``:
-            with "host" the encoder's table stays on the CPU, wherever the model goes.
+        config: the settings; the model reads those of its section "Model", ``work_tables``, and
+            ``tables_on``: with "host" the encoder's table stays on the CPU, wherever the model goes.
 
     Weights are drawn from torch's generator. A model needs a graph of training interactions
     (:meth:`set_graph`) before it can encode or recommend. ``omega`` is ω; 0, the start, leaves the
@@ -55,6 +55,7 @@ class HDRM(nn.Module):
             config.dim,
             config.layers,
             config.curvature,
+            work_dtype=torch.bfloat16 if config.work_tables == "bfloat16" else None,
             on_host=config.tables_on == "host",
         )
         self.diffusion = Diffusion.from_config(config)

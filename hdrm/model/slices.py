@@ -24,7 +24,12 @@ WIDTH = 64  # columns of a slice
 
 @torch.no_grad()
 def propagate_(
-    h: Tensor, graph: BipartiteGraph, num_layers: int, *, transposed: bool = False
+    h: Tensor,
+    graph: BipartiteGraph,
+    num_layers: int,
+    *,
+    transposed: bool = False,
+    work_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """h ← Σ_{l=1..L} Âˡ·h, or with ``transposed`` Σ_l (Âᵀ)ˡ·h; returns h.
 
@@ -32,12 +37,13 @@ def propagate_(
         h: tangent vectors at the origin (U + I, d+1), or gradients of such; the time column is
             taken as 0 and set to 0.
         graph: the bipartite graph, on h's device.
+        work_dtype: as of :func:`hdrm.ops.propagate`.
     """
     scale = _scale(graph, h)
     for columns in _slices(h):
         part = h[:, columns]
         part = part / scale if transposed else part.contiguous()
-        part = ops.propagate(part, graph, num_layers, space="tangent")
+        part = ops.propagate(part, graph, num_layers, space="tangent", work_dtype=work_dtype)
         h[:, columns.start + 1 : columns.stop] = (part.mul_(scale) if transposed else part)[:, 1:]
     h[:, 0] = 0
     return h

@@ -13,10 +13,15 @@ T exchanged. Kernels sum the rounds of either direction by Horner's rule, out = 
 and G = Âᵀ(g + Âᵀ(g + …)), then logmap0's gradient: only the last round writes the result. x alone
 is saved, whatever L is one work table exists besides input and result (at most two, of float32,
 where these have 16 bits), and nothing of size E×d.
+
+With ``work_dtype=torch.bfloat16`` what a round gathers is rounded to bfloat16: T·h_0 (T·g in the
+backward) before the first, its result before each of the others. What a node adds of its own, sums
+and results stay in the arithmetic's dtype. Half a table of float32 is the scratch then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -36,6 +41,7 @@ def propagate(
     space: Literal["lorentz", "tangent"] = "lorentz",
     normalization: Literal["row", "symmetric"] = "row",
     combine: Literal["sum", "mean"] = "sum",
+    work_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Aggregate over ``num_layers`` rounds; see the module's formulas.
 
@@ -50,6 +56,9 @@ def propagate(
         normalization: "row" averages over neighbours and the node itself (HGCF, HDRM);
             "symmetric" is LightGCN's, where a node without neighbours becomes 0.
         combine: "sum" of rounds 1 … L, or "mean" of rounds 0 … L (LightGCN).
+        work_dtype: of the tables between rounds, in both directions: torch.bfloat16 halves what
+            the rounds read and the scratch, for a relative error of about 10⁻³. None stands for the
+            arithmetic's dtype, and x of float64 takes no other.
 
     Returns:
         Tangent vectors at the origin (U + I, d+1), dtype as x; the time column is 0.
@@ -78,8 +87,15 @@ def propagate(
         raise ValueError(f"propagate: num_layers must be at least 1, got {num_layers}")
     symmetric = _option("normalization", normalization, "row", "symmetric")
     mean = _option("combine", combine, "sum", "mean")
+    exact = checks.arithmetic(x.dtype)
+    narrow = work_dtype == torch.bfloat16 and exact == torch.float32
+    if not narrow and work_dtype not in (None, exact):
+        or_narrow = " or torch.bfloat16" * (exact == torch.float32)
+        raise TypeError(
+            f"propagate: work_dtype must be {exact}{or_narrow} where x is {x.dtype}, got {work_dtype}"
+        )
     return backend.call(
-        "propagate", x, graph.rowptr, graph.col, num_layers, c, lorentz, symmetric, mean
+        "propagate", x, graph.rowptr, graph.col, num_layers, c, lorentz, symmetric, mean, narrow
     )
 
 
@@ -98,6 +114,7 @@ def _propagate(
     lorentz: bool,
     symmetric: bool,
     mean: bool,
+    narrow: bool,
 ) -> Tensor:
     nodes = torch.arange(x.shape[0], device=x.device)
     edges = torch.stack([torch.repeat_interleave(nodes, rowptr.diff()), col.long()])
@@ -109,21 +126,52 @@ def _propagate(
         h = _logmap0(x, c)
     else:
         h = torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:]], -1)
+    root = torch.where(degree > 0, degree, 1.0).rsqrt() * (degree > 0)
+    after, before = (root, root) if symmetric else (1 / (degree + 1), torch.ones_like(degree))
+
+    def gathered(h: Tensor) -> Tensor:
+        return adjacency @ h if symmetric else adjacency @ h + h
+
+    if narrow:
+        return _NarrowRounds.apply(h, gathered, after, before, num_layers, mean)
     total = h if mean else torch.zeros_like(h)
     for _ in range(num_layers):
-        if symmetric:
-            scale = torch.where(degree > 0, degree, 1.0).rsqrt() * (degree > 0)
-            h = scale * (adjacency @ (scale * h))
-        else:
-            h = (adjacency @ h + h) / (degree + 1)
+        h = after * gathered(before * h)
         total = total + h
     return total / (num_layers + 1) if mean else total
+
+
+class _NarrowRounds(torch.autograd.Function):
+    """The rounds in bfloat16 tables. Rounding has no derivative: the gradient is the transpose,
+    rounded where kernels do.
+    """
+
+    @staticmethod
+    def forward(ctx, h, gathered, after, before, num_layers, mean):
+        ctx.transposed = gathered, before, after, num_layers, mean
+        return _narrow_rounds(h, gathered, after, before, num_layers, mean)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _narrow_rounds(gradient, *ctx.transposed), *[None] * 5
+
+
+def _narrow_rounds(
+    s: Tensor, gathered: Callable, after: Tensor, before: Tensor, num_layers: int, mean: bool
+) -> Tensor:
+    """Horner's rule: t ← S·(A + λI)·T·t + s, of which T·t is gathered in bfloat16."""
+    t = s
+    for layer in range(1, num_layers + 1):
+        t = after * gathered((before * t).bfloat16().to(t.dtype))
+        if layer < num_layers or mean:
+            t = t + s
+    return t / (num_layers + 1) if mean else t
 
 
 backend.define(
     "propagate",
     "(Tensor x, Tensor rowptr, Tensor col, int num_layers, float c, bool lorentz, "
-    "bool symmetric, bool mean) -> Tensor",
+    "bool symmetric, bool mean, bool narrow) -> Tensor",
     reference=_propagate,
     fake=lambda x, *rest: x.new_empty(x.shape),
     differentiable=(0,),

@@ -6,8 +6,9 @@ the data have been read; what that takes is said at :func:`hdrm.data.load`.
 
 N = U + I nodes, E training interactions, d = ``dim``, B rows of a batch. What grows with none of them
 is left out. A table is N·d float32 numbers. Full-graph training of the encoder keeps three (points,
-momentum, average) and needs two more in the forward (h, a work table) and three in the backward (the
-gradients of h and of the points, a work table). Sampled training keeps two, and what a step needs
+momentum, average) and needs two more in the forward (h, a work table or the gradient of h) and three
+in the backward (the gradients of h and of the points, a work table, which is half of one in
+bfloat16). Sampled training keeps two, and what a step needs
 follows the batch.
 """
 
@@ -121,8 +122,8 @@ def fitting(
     """The first plan whose peak is within ``budget`` bytes, and whether there is one.
 
     Tried are the settings as they are, then cheaper ones: a batch in more parts (``micro_batches``,
-    the same step), sampled propagation, sampled propagation with the table in host memory. If none
-    fits, the plan is the cheapest.
+    the same step), work tables of bfloat16, sampled propagation, sampled propagation with the table
+    in host memory. If none fits, the plan is the cheapest.
     """
     plans = [plan(c, sizes, device=device) for c in _cheaper(config, device)]
     for found in plans:
@@ -134,6 +135,8 @@ def fitting(
 def _cheaper(config: Config, device: str) -> Iterator[Config]:
     """The settings, and from one to the next what needs less memory on the device."""
     bases = [config]
+    if config.propagation == "full" and config.work_tables == "float32":
+        bases.append(config.replace(work_tables="bfloat16"))
     if config.propagation == "full" and config.tables == "frozen":
         fanouts = (*config.fanouts, *[SMALL_FANOUT] * config.layers)[: config.layers]
         bases.append(config.replace(propagation="sampled", fanouts=fanouts))
@@ -151,6 +154,8 @@ class _Counts:
         self.nodes = sizes.num_users + sizes.num_items
         self.row = config.dim * FLOAT
         self.table = self.nodes * self.row
+        narrow = config.work_tables == "bfloat16"  # the first round fills one too then
+        self.work = self.table // 2 if narrow else self.table * (config.layers > 1)
         self.of_users = sizes.num_users * self.row
         widths = [2 * config.dim + 10, *config.hidden, config.dim]
         weights = sum(a * b + b for a, b in itertools.pairwise(widths)) + 10 * 10 + 10
@@ -201,9 +206,9 @@ def _encoder(c: _Counts) -> Iterator[Part]:
         yield Part("points on the device", c.table, (validation,))
     if config.propagation == "full":
         yield Part("average of the points", c.table, ENCODER)
-        yield Part("h and a work table", 2 * c.table, (forward,))
+        yield Part("h and a work table, then its gradient", 2 * c.table, (forward,))
         yield Part("gradients of h and of the points", 2 * c.table, (backward,))
-        yield Part("work table", c.table * (config.layers > 1), (backward,))
+        yield Part("work table", c.work, (backward,))
         if config.micro_batches > 1:
             yield Part("gradient of a part", c.table, (forward,))
     else:
@@ -225,7 +230,7 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     yield Part("users to draw", s.num_users * 3 * ID, DIFFUSION, host=True)
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
     yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
-    yield Part("work table", c.table, (fold,))
+    yield Part("work table, then one of histories", c.table, (fold,))
     if config.tables == "joint":
         yield Part("momentum and average of the points", 2 * c.table, DIFFUSION)
         yield Part("work tables", 2 * c.table, (forward,))

@@ -83,7 +83,7 @@ class HostStep(WholeStep):
 
     def __init__(self, model: HDRM, config: Config) -> None:
         super().__init__(model, config)
-        self._c, self._layers = config.curvature, config.layers
+        self._c = config.curvature
         self._rows = _row_table(model, config)
 
     def encode(self, graph: BipartiteGraph) -> Tensor:
@@ -91,7 +91,13 @@ class HostStep(WholeStep):
         return self._model.encoder(graph)
 
     def move(self, gradient: Tensor) -> None:
-        slices.propagate_(gradient, self._graph, self._layers, transposed=True)
+        slices.propagate_(
+            gradient,
+            self._graph,
+            self._model.encoder.num_layers,
+            transposed=True,
+            work_dtype=self._model.encoder.work_dtype,
+        )
         for rows in blocks(gradient):
             ids = torch.arange(rows.start, rows.stop)
             x = self._rows.fetch(ids).requires_grad_()

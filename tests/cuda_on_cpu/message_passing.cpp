@@ -1,6 +1,6 @@
 // Message passing of csrc/cuda, run by the emulator, against that of csrc/cpu in double:
 // `message_passing GRAPH` runs rows of every width class with every option, storages and alignments
-// taking turns. Prints a hash of the results, which must not depend on HDRM_CUDA_ORDER, and the
+// taking turns, narrow work tables among them. Prints a hash of the results, which must not depend on HDRM_CUDA_ORDER, and the
 // differences that are too large.
 #include "ops/message_passing.h"
 
@@ -65,20 +65,21 @@ double tolerance(double longest) {
   return sizeof(S) == 4 ? (10 + std::sqrt(longest)) * 1.2e-7 : 1e-12;
 }
 
-// Runs On's op with tables of S; the result.
-template <class S, class On>
+// Runs On's op with tables of S, and W between rounds; the result.
+template <class W, class S, class On>
 std::vector<S> propagate_on(const On& on, const Graph& graph, const Options& o,
                             const std::vector<S>& source, const std::vector<S>& points,
                             std::size_t offset) {
   using T = Arithmetic<S>;
   const auto num_nodes = static_cast<std::int64_t>(graph.rowptr.size()) - 1;
   const std::size_t size = num_nodes * o.width;
-  Buffer<T> factor(num_nodes), work0(size, offset), work1(size, offset);
+  Buffer<T> factor(num_nodes);
+  Buffer<W> work0(size, offset), work1(size, offset);
   Buffer<S> in(source, offset), x(points, offset), out(size, offset);
-  const Propagation<S> p{graph.rowptr.data(), graph.col.data(), num_nodes,
-                         static_cast<std::int64_t>(graph.col.size()), o.width, o.num_layers,
-                         o.lorentz, o.symmetric, o.mean, Space<T>(0.7, 0), factor.data(),
-                         {work0.data(), work1.data()}};
+  const Propagation<S, W> p{graph.rowptr.data(), graph.col.data(), num_nodes,
+                            static_cast<std::int64_t>(graph.col.size()), o.width, o.num_layers,
+                            o.lorentz, o.symmetric, o.mean, Space<T>(0.7, 0), factor.data(),
+                            {work0.data(), work1.data()}};
   if (o.transposed) {
     propagate_backward(on, p, in.data(), x.data(), out.data());
   } else {
@@ -87,7 +88,7 @@ std::vector<S> propagate_on(const On& on, const Graph& graph, const Options& o,
   return out.values();
 }
 
-template <class S>
+template <class S, class W = Arithmetic<S>>
 void run(const Graph& graph, const Options& o, std::size_t offset, cuda_on_cpu::Verdict& verdict) {
   // Of one sign, so that no sum cancels.
   std::minstd_rand random(o.width);
@@ -107,11 +108,14 @@ void run(const Graph& graph, const Options& o, std::size_t offset, cuda_on_cpu::
   const auto flag = [](bool set, const char* name) { return set ? std::string(name) : ""; };
   verdict.compare(std::to_string(o.num_layers) + " layers" + flag(o.transposed, ", transposed") +
                       flag(o.lorentz, ", lorentz") + flag(o.symmetric, ", symmetric") +
-                      flag(o.mean, ", mean") + flag(offset != 0, ", unaligned"),
-                  propagate_on(device.stream, graph, o, source, points, offset),
-                  propagate_on(cuda_on_cpu::kSerial, graph, o, cuda_on_cpu::widened(source),
-                               cuda_on_cpu::widened(points), 0),
-                  o.width, tolerance<S>(static_cast<double>(longest)));
+                      flag(o.mean, ", mean") + flag(offset != 0, ", unaligned") +
+                      flag(sizeof(W) == 2, ", narrow"),
+                  propagate_on<W>(device.stream, graph, o, source, points, offset),
+                  propagate_on<double>(cuda_on_cpu::kSerial, graph, o,
+                                       cuda_on_cpu::widened(source),
+                                       cuda_on_cpu::widened(points), 0),
+                  o.width,
+                  sizeof(W) == 2 ? 1e-2 : tolerance<S>(static_cast<double>(longest)));
 }
 
 }  // namespace
@@ -128,10 +132,14 @@ int main(int, char** arguments) {
       const Options o{(options & 1) != 0, (options & 2) != 0, (options & 4) != 0,
                       (options & 8) != 0, 1 + turn % 4, width};
       const std::size_t offset = turn % 3 == 0;
-      switch (turn % 5) {
+      switch (turn % 9) {
         case 0: run<double>(graph, o, offset, verdict); break;
         case 1: run<Bfloat16>(graph, o, offset, verdict); break;
         case 2: run<Half>(graph, o, offset, verdict); break;
+        case 3: run<Bfloat16, Bfloat16>(graph, o, offset, verdict); break;
+        case 4: run<Half, Bfloat16>(graph, o, offset, verdict); break;
+        case 5:
+        case 6: run<float, Bfloat16>(graph, o, offset, verdict); break;
         default: run<float>(graph, o, offset, verdict);
       }
     }
