@@ -91,12 +91,11 @@ away = _disable_current_modes  # inside, tensors are real again
 
 
 class _Tracker(MemTracker):
-    """Without statistics of modules, which would have to be reset between calls."""
+    """Without its tracker of modules, whose hooks keep leaves and their gradients alive."""
 
-    def _ignore(self, *call: object) -> None:
-        pass
-
-    _pre_fw_hook = _post_fw_hook = _pre_bw_hook = _post_bw_hook = _ignore
+    def __init__(self) -> None:
+        super().__init__()
+        self._mod_tracker = mock.MagicMock(parents=(), is_bw=False)
 
 
 class _HasManifold(type):

@@ -17,6 +17,7 @@ from .vectors import FrozenVectors, TrainedVectors
 
 # Weights of the diffusion tried on the validation set; 0 is the encoder alone.
 OMEGAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+COMPARED = 2**24  # numbers of the candidates' vectors at a time
 LEAST_IN_FOLD = 20  # edges expected in a fold, so that none is empty
 
 
@@ -167,8 +168,13 @@ class DiffusionStage:
 @torch.no_grad()
 def _nearest(u: Tensor, table: Tensor, candidates: Tensor, c: float) -> Tensor:
     """Of each row of candidates (B, n), rows of ``table``, the one nearest to u (B, dim)."""
-    if candidates.shape[1] == 1:
+    count = candidates.shape[1]
+    if count == 1:
         return candidates[:, 0]
-    vectors = F.embedding(candidates, table)
-    distances = ops.sqdist0(u[:, None].expand_as(vectors), vectors, c=c)
-    return candidates.gather(1, distances.argmin(1, keepdim=True))[:, 0]
+    rows = max(COMPARED // (count * u.shape[1]), 1)
+    nearest = []
+    for some, theirs in zip(u.split(rows), candidates.split(rows)):
+        vectors = F.embedding(theirs, table)
+        distances = ops.sqdist0(some[:, None].expand_as(vectors), vectors, c=c)
+        nearest.append(theirs.gather(1, distances.argmin(1, keepdim=True))[:, 0])
+    return torch.cat(nearest)
