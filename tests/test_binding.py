@@ -44,7 +44,7 @@ OPS = {
     ),
     "margin_ranking": ((X, X, X, 0.1, 1.0), dict(short=(2, PER_ROW), integers=(0, X.long()))),
     "propagate": (
-        (X, ROWPTR, COL, 2, 1.0, True, False, False),
+        (X, ROWPTR, COL, 2, 1.0, True, False, False, False),
         dict(
             rowptr_size=(1, ROWPTR[:3]),
             rowptr_dtype=(1, ROWPTR.int()),
@@ -60,10 +60,11 @@ OPS = {
             vector=(0, PER_ROW),
             points_of_16_bits=(0, X.half()),
             integers=(0, X.long(), 5, False),
+            narrow_double=(0, X.double(), 8, True),
         ),
     ),
     "propagate_backward": (
-        (X, X, ROWPTR, COL, 2, 1.0, True, False, False),
+        (X, X, ROWPTR, COL, 2, 1.0, True, False, False, False),
         dict(grad=(0, X[:2]), dtype=(0, X.double()), col_outside=(3, COL + 1)),
     ),
     "directional_noise": (

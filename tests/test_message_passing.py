@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,10 @@ def test_graphs_without_edges(backend, users, items):
     x = points(users + items, 4, 1.0)
     with ops.use_backend(backend):
         torch.testing.assert_close(ops.propagate(x, graph, 2), 2 * ops.logmap0(x))
+        x, z = x.float(), ops.logmap0(x).float()
+        once = z.bfloat16().float()
+        narrow = ops.propagate(x, graph, 2, work_dtype=torch.bfloat16)
+        torch.testing.assert_close(narrow, (once + z).bfloat16().float(), rtol=2**-8, atol=0)
 
 
 def heavy_graph(backend="cpu"):
@@ -105,14 +111,16 @@ def test_heavy_rows_are_summed_accurately(backend):
     assert (found - exact).abs().max() / exact.abs().max() < 2e-6
 
 
+@pytest.mark.parametrize("work_dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_heavy_rows_have_the_same_bits_for_any_number_of_threads(threads):
+def test_heavy_rows_have_the_same_bits_for_any_number_of_threads(threads, work_dtype):
     graph, before = heavy_graph(), torch.get_num_threads()
     z = tangents(graph.num_nodes, 33, torch.float32)
-    expected = ops.propagate(z, graph, 3, space="tangent")
+    expected = ops.propagate(z, graph, 3, space="tangent", work_dtype=work_dtype)
     torch.set_num_threads(threads)
     try:
-        assert torch.equal(ops.propagate(z, graph, 3, space="tangent"), expected)
+        found = ops.propagate(z, graph, 3, space="tangent", work_dtype=work_dtype)
+        assert torch.equal(found, expected)
     finally:
         torch.set_num_threads(before)
 
@@ -222,6 +230,105 @@ def test_float32_gradient_far_out(backend):
     assert error.max() < 1e-5
 
 
+# ---- work tables of bfloat16
+
+OFF_BY_A_ROUNDING = 2.0**-8  # of a number that ends up on the other side of a tie
+
+
+def value_and_gradient(x, graph, layers, backend, **options):
+    x = x.detach().requires_grad_()
+    g = vectors(*x.shape, x.dtype, seed=3)
+    with ops.use_backend(backend):
+        found = ops.propagate(x, graph, layers, **options)
+        return found, *torch.autograd.grad(found, x, g)
+
+
+def assert_rounded_like_reference(x, graph, layers, backend, **options):
+    """Up to numbers so close to a tie that the arithmetic decides which way they are rounded."""
+    options["work_dtype"] = torch.bfloat16
+    for found, expected in zip(
+        value_and_gradient(x, graph, layers, backend, **options),
+        value_and_gradient(x, graph, layers, "reference", **options),
+    ):
+        assert found.dtype == x.dtype and (found[:, 0] == 0).all()
+        error, size = (found - expected).abs().double(), expected.abs().max()
+        assert error.max() <= OFF_BY_A_ROUNDING * size
+        if x.dtype == torch.float32:  # 16-bit numbers make for ties
+            assert (error > 2e-6 * size).double().mean() < 0.02
+
+
+@by_backend
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+def test_narrow_tables_are_rounded_where_the_reference_rounds(backend, options, layers):
+    graph = small_graph(30, 20, 150)
+    for width, dtype in itertools.product((5, 72), (torch.float32, torch.bfloat16, torch.float16)):
+        if options["space"] == "tangent":
+            x = tangents(50, width, dtype)
+        elif dtype == torch.float32:
+            x = points(50, width, 0.7, dtype)
+        else:
+            continue
+        assert_rounded_like_reference(x, graph, layers, backend, c=0.7, **options)
+
+
+@by_backend
+@pytest.mark.parametrize("width", [4, 100])
+def test_narrow_tables_of_heavy_rows(backend, width):
+    graph = heavy_graph(backend)
+    z = tangents(graph.num_nodes, width, torch.float32)
+    assert_rounded_like_reference(z, graph, 2, backend, space="tangent")
+
+
+@by_backend
+@pytest.mark.parametrize("degree", [4, 300])
+def test_narrow_tables_of_wide_rows(backend, degree):
+    users = torch.cat([torch.zeros(degree, dtype=torch.int64), torch.arange(1, 3)])
+    items = torch.cat([torch.zeros(degree, dtype=torch.int64), torch.arange(2)])
+    graph = BipartiteGraph.from_interactions(users, items, duplicates="keep")
+    x = points(graph.num_nodes, 2100, 0.7, torch.float32)
+    assert_rounded_like_reference(x, graph, 2, backend, c=0.7, combine="mean")
+
+
+@by_backend
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o.values()))
+def test_narrow_tables_are_close_to_float64(backend, options):
+    """Values and gradients, of which the latter are those of unrounded rounds."""
+    graph = small_graph(30, 20, 150)
+    x = points(50, 24, 0.7, torch.float32)
+    narrow = value_and_gradient(x, graph, 3, backend, c=0.7, work_dtype=torch.bfloat16, **options)
+    exact = value_and_gradient(x.double(), graph, 3, "reference", c=0.7, **options)
+    for found, expected in zip(narrow, exact):
+        error = (found - expected).norm() / expected.norm()
+        assert 1e-5 < error < 2e-3  # more than float32's, less than a rounding of each number
+
+
+@pytest.mark.parametrize("namespace", ["hdrm", "hdrm_reference"])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_opcheck_of_narrow_tables(namespace, layers):
+    graph, library = small_graph(), getattr(torch.ops, namespace)
+    x = points(9, 6, 1.0, torch.float32)
+    arguments = (graph.rowptr, graph.col, layers, 1.0, True, False, True, True)
+    torch.library.opcheck(library.propagate.default, (x.clone().requires_grad_(), *arguments))
+    torch.library.opcheck(library.propagate_backward.default, (x, x, *arguments))
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the compiled module is not built here")
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_tables_take_half_a_table_of_float32(layers, dtype):
+    """What either direction allocates besides its result and a number for each node."""
+    graph, (nodes, width) = small_graph(300, 200, 1500), (500, 24)
+    z = tangents(nodes, width, dtype)
+    arguments = (z, graph.rowptr, graph.col, layers, 1.0, False, False, False, True)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiled:
+        torch.ops.hdrm.propagate(*arguments)
+        torch.ops.hdrm.propagate_backward(z, *arguments)
+    taken = sum(max(0, event.self_cpu_memory_usage) for event in profiled.events())
+    assert taken / 2 - z.nbytes - nodes * 4 == nodes * width * 2
+
+
 by_triton = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton cannot run here")
 
 
@@ -229,7 +336,7 @@ by_triton = pytest.mark.skipif("triton" not in BACKENDS, reason="Triton cannot r
 def test_columns_of_64_bits():
     graph, z = small_graph(), tangents(9, 5)
     narrow, wide = (
-        torch.ops.hdrm_triton.propagate(z, graph.rowptr, col, 2, 1.0, False, True, True)
+        torch.ops.hdrm_triton.propagate(z, graph.rowptr, col, 2, 1.0, False, True, True, False)
         for col in (graph.col, graph.col.long())
     )
     assert torch.equal(narrow, wide)
@@ -243,7 +350,8 @@ def test_launches_need_no_data(edges):
 
     with torch._subclasses.FakeTensorMode(), launch.recording() as launches:
         x, rowptr = torch.empty(9, 5), torch.empty(10, dtype=torch.int64)
-        arguments = (x, rowptr, torch.empty(edges, dtype=torch.int32), 2, 1.0, True, False, True)
+        graph = rowptr, torch.empty(edges, dtype=torch.int32)
+        arguments = (x, *graph, 2, 1.0, True, False, True, False)
         message_passing.propagate(*arguments)
         message_passing.propagate_backward(x, *arguments)
     tensors = [one for run in launches for one in run.arguments if isinstance(one, torch.Tensor)]

@@ -44,6 +44,17 @@ def test_encoder_starts_on_the_hyperboloid_inside_the_initial_cube():
     assert 0.09 < float(tangent[:, 1:].abs().max()) <= 0.1
 
 
+def test_work_tables_of_the_encoder():
+    pairs = interactions()
+    graph = hdrm.BipartiteGraph.from_interactions(*pairs.T, NUM_USERS, NUM_ITEMS)
+    for kind, work_dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
+        torch.manual_seed(0)
+        encoder = hdrm.HDRM(NUM_USERS, NUM_ITEMS, Config(work_tables=kind)).encoder
+        expected = ops.propagate(encoder.table, graph, 3, work_dtype=work_dtype)
+        assert torch.equal(encoder(graph), expected)
+    assert not torch.equal(expected, ops.propagate(encoder.table, graph, 3))
+
+
 def test_denoiser_leaves_the_time_column_zero_and_starts_at_zero():
     denoiser = Denoiser(9, (12,), "relu", 0.0)
     z, t = torch.randn(5, 9), torch.arange(5)

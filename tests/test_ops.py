@@ -327,6 +327,13 @@ class TestBadInput:
             ops.propagate(points(9, 4, 1.0), graph, 1, space="ball")
         with pytest.raises(TypeError, match="must be a BipartiteGraph, got Tensor"):
             ops.propagate(points(9, 4, 1.0), torch.eye(9), 1)
+        with pytest.raises(TypeError, match="must be torch.float64 where x is torch.float64, got"):
+            ops.propagate(points(9, 4, 1.0), graph, 1, work_dtype=torch.bfloat16)
+        x = points(9, 4, 1.0, torch.float32)
+        with pytest.raises(TypeError, match="float32 or torch.bfloat16 where .*, got .*.float16"):
+            ops.propagate(x, graph, 1, work_dtype=torch.float16)
+        same = ops.propagate(x, graph, 2, work_dtype=torch.float32)
+        assert torch.equal(same, ops.propagate(x, graph, 2))
 
     def test_optimiser_step(self):
         x = points(3, 4, 1.0)

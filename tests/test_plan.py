@@ -103,11 +103,30 @@ def test_cheaper_settings_are_tried_in_turn():
     assert not fits and smallest.peak()[1] <= found.peak()[1]
 
 
+def test_narrow_work_tables_are_tried_before_neighbours_are_sampled():
+    """Where the backward of the encoder needs the most: few users, whom no table is made for."""
+    sizes = Sizes(10**5, 10**6, 10**7)
+    exact = plan(Config(), sizes)
+    (phase, needs), half = exact.peak(), 1_100_000 * 64 * 4 // 2
+    assert phase == "encoder backward"
+    narrow = Config(work_tables="bfloat16")
+    assert exact.bytes_in(phase) - plan(narrow, sizes).bytes_in(phase) == half
+    found, fits = fitting(Config(), sizes, needs - 1)
+    assert fits and found.config == narrow
+    for layers in (1, 2):
+        one, two = (
+            plan(Config(layers=layers, work_tables=kind), sizes).bytes_in(phase)
+            for kind in ("float32", "bfloat16")
+        )
+        assert two - one == (half if layers == 1 else -half)  # one round alone has no wide table
+
+
 def test_the_command_prints_the_plan_and_what_fits():
     sizes = ["plan", "--users", "1e6", "--items", "5e5", "--interactions", "1e8", "--dim", "64"]
     done = CliRunner().invoke(cli, [*sizes, "--budget", "24GiB"])
     assert done.exit_code == 0
-    for text in ("training graph", "encoder backward", "peak", "propagation=full"):
+    settings = ("propagation=full", "work_tables=float32")
+    for text in ("training graph", "encoder backward", "peak", *settings):
         assert text in done.output
     refused = CliRunner().invoke(cli, [*sizes, "--budget", "10MB"])
     assert isinstance(refused.exception, ValueError)

@@ -122,7 +122,7 @@ def test_opcheck(dtype, namespace, name):
         "directional_noise": (z, *ops.column_statistics(z), *schedule),
         "isotropic_noise": (z, *schedule),
         "column_statistics": (z,),
-        "propagate": (z, graph.rowptr, graph.col, 3, 1.0, False, False, True),
+        "propagate": (z, graph.rowptr, graph.col, 3, 1.0, False, False, True, False),
     }[name]
     library = getattr(torch.ops, namespace)
     grads = getattr(library, name)(*arguments)

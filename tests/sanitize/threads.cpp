@@ -109,7 +109,7 @@ Csr graph(std::int64_t num_users, std::int64_t num_items) {
   return build_csr(users.data(), items.data(), users.size(), num_users, num_items, true);
 }
 
-template <class T>
+template <class T, class W = T>
 void check_propagate() {
   constexpr int kNarrow = 21;  // a piece of each of the widths that are gathered at once
   const Csr csr = graph(9000, 3000);
@@ -118,11 +118,12 @@ void check_propagate() {
   for (int options = 0; options < 8; ++options) {
     for (const bool backward : {false, true}) {
       check("propagate", [&](const Parallel& parallel) {
-        std::vector<T> out(size), factor(csr.num_rows), even(size), odd(size);
-        const Propagation<T> p{csr.rowptr.get(), csr.col.get(), csr.num_rows,
-                               csr.rowptr[csr.num_rows], kNarrow, 3, (options & 1) != 0,
-                               (options & 2) != 0, (options & 4) != 0, Space<T>(0.7, 0),
-                               factor.data(), {even.data(), odd.data()}};
+        std::vector<T> out(size), factor(csr.num_rows);
+        std::vector<W> even(size), odd(size);
+        const Propagation<T, W> p{csr.rowptr.get(), csr.col.get(), csr.num_rows,
+                                  csr.rowptr[csr.num_rows], kNarrow, 3, (options & 1) != 0,
+                                  (options & 2) != 0, (options & 4) != 0, Space<T>(0.7, 0),
+                                  factor.data(), {even.data(), odd.data()}};
         if (backward) propagate_backward(parallel, p, g.data(), x.data(), out.data());
         else propagate(parallel, p, x.data(), out.data());
         return out;
@@ -228,6 +229,7 @@ int main() {
   check_row_kernels();
   check_propagate<float>();
   check_propagate<double>();
+  check_propagate<float, Bfloat16>();
   check_noising<float>();
   check_noising<double>();
   check_topk<float>();
