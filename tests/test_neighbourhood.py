@@ -17,6 +17,7 @@ from hdrm.data import load
 from hdrm.model import HDRM
 from hdrm.model.neighbourhood import Neighbourhood, _systematic
 from hdrm.optim import RiemannianSGD
+from hdrm.seeds import derive_seed
 from hdrm.train import Trainer
 from hdrm.train.rows import RowGradients, RowTable
 from hdrm.train.stages import EncoderStage
@@ -266,6 +267,32 @@ def test_a_full_step_is_autograd_and_the_optimizer():
     assert model.encoder.table.grad is None, "the gradient is not kept between steps"
 
 
+def test_choosing_first_changes_neither_loss_nor_gradient(monkeypatch):
+    """Against one propagation of all candidates with gradient, as written down; float64."""
+    config = CONFIG.replace(propagation="sampled", encoder_negatives=7, fanouts=(2, 1, 2))
+    model, stage = make_stage(config)
+    moved = {}
+    monkeypatch.setattr(
+        stage._make._rows, "step_", lambda ids, grad: moved.update(ids=ids, grad=grad)
+    )
+    for step in range(3):
+        users, positives, candidates = stage._batches.batch(step)
+        seed = derive_seed("neighbours", config.seed, step)
+        x = model.encoder.table.detach().clone().requires_grad_()
+        h = sampled(model.graph, x, torch.arange(model.graph.num_nodes), config.fanouts, seed)
+        u, items = h[users], h[NUM_USERS:]
+        near = ops.sqdist0(u[:, None].expand(-1, 7, -1), items[candidates])
+        loss = (ops.sqdist0(u, items[positives]) - near.min(1).values + config.margin).relu().sum()
+        loss.backward()
+        assert stage.step(step) == pytest.approx(loss.item(), rel=1e-12)
+        found = torch.zeros_like(x).index_copy_(0, moved["ids"], moved["grad"])
+        torch.testing.assert_close(found, x.grad, rtol=1e-10, atol=1e-12)
+        chosen = candidates.gather(1, near.argmin(1, keepdim=True))[:, 0]
+        targets = torch.cat([users, positives + NUM_USERS, chosen + NUM_USERS]).unique()
+        reached = Neighbourhood.sample(model.graph, targets, config.fanouts, seed=seed).nodes
+        assert torch.equal(moved["ids"].sort().values, reached.sort().values)
+
+
 def test_all_neighbours_and_no_decay_are_the_full_step_of_the_rows():
     """Where everything is drawn, a first step without momentum is that of the full mode."""
     plain = {"encoder_momentum": 0, "encoder_weight_decay": 0, "encoder_batch": 400}
@@ -333,6 +360,24 @@ def test_a_step_allocates_in_proportion_to_the_batch(changes, pairs):
     assert largest.bytes + in_numpy < limit / 2, (largest.bytes, in_numpy, limit)
     moved = (model.encoder.table.detach() != before).any(1)
     assert 100 < int(moved.sum()) < graph.num_nodes / 20
+
+
+def test_many_candidates_take_the_memory_of_one():
+    """They are chosen from a few users at a time; together their neighbourhood is five times as large."""
+    generator = np.random.default_rng(0)
+    users, items = generator.integers(0, (80_000, 40_000), (600_000, 2)).T
+    graph = BipartiteGraph.from_interactions(users, items, 80_000, 40_000)
+    sizes = []
+    for negatives in (1, 16):
+        config = CONFIG.replace(
+            propagation="sampled", encoder_batch=60, encoder_negatives=negatives
+        )
+        model, stage = make_stage(config, graph)
+        buffer = stage._make._rows._buffer
+        with Largest(model.encoder.table, buffer, graph.rowptr, graph.col) as largest:
+            stage.step(1)
+        sizes.append(largest.bytes)
+    assert sizes[1] < 1.5 * sizes[0], sizes
 
 
 class Full(TorchDispatchMode):

@@ -25,6 +25,7 @@ from ..memory import kept_by_default
 from ..model.hdrm import BLOCK as GENERATED
 from .evaluate import BLOCK as RANKED
 from .evaluate import CUTOFFS, VALIDATED
+from .table_steps import turns_to_choose
 
 FLOAT, COLUMN, OFFSET, ID = 4, 4, 8, 8  # bytes of a number, a column id, a row offset, an id
 
@@ -168,7 +169,7 @@ class _Counts:
     def sampled_rows(self) -> list[int]:
         """Nodes of S_0 … S_L of a part of a batch, if neighbours were drawn uniformly: at most."""
         config = self.config
-        drawn = config.encoder_batch * (2 + config.encoder_negatives) / config.micro_batches
+        drawn = 3 * config.encoder_batch / config.micro_batches  # users, positives, chosen negatives
         found = [_distinct(self.nodes, drawn)]
         for fanout in config.fanouts:
             known = found[-1]
@@ -216,8 +217,9 @@ def _encoder(c: _Counts) -> Iterator[Part]:
         # Points, h_0, the gradients of both and of what passes between the layers.
         yield Part("rows of the neighbourhood", 6 * rows * c.row, (forward, backward))
         yield Part("ids of the neighbourhood", 12 * rows * ID, (forward,))
-    part = -(-config.encoder_batch // config.micro_batches)
-    yield from _compared(c, part, config.encoder_negatives, forward)
+    part, negatives = -(-config.encoder_batch // config.micro_batches), config.encoder_negatives
+    turns = turns_to_choose(negatives) if config.propagation == "sampled" else 1
+    yield from _compared(c, part, -(-part // turns) * negatives, forward)
     yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
 
 
@@ -241,7 +243,8 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     yield Part("activations", saved, (forward, backward))
     yield Part("gradients of activations", 2 * rows * max(config.hidden) * FLOAT, (backward,))
     yield Part("gradients of the denoisers", c.denoisers, (backward,))
-    yield from _compared(c, config.diffusion_batch, config.diffusion_negatives, forward)
+    candidates = config.diffusion_batch * config.diffusion_negatives
+    yield from _compared(c, config.diffusion_batch, candidates, forward)
     yield Part("h of all edges", c.table, (validation,))
     block = min(GENERATED, s.num_users)
     reverse = block * (6 * c.row + 2 * config.hidden[0] * FLOAT)
@@ -250,11 +253,11 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
 
 
-def _compared(c: _Counts, rows: int, negatives: int, phase: str) -> Iterator[Part]:
-    """The vectors that a batch compares; of several negatives the nearest is chosen first."""
+def _compared(c: _Counts, rows: int, candidates: int, phase: str) -> Iterator[Part]:
+    """The vectors that a batch compares; of several candidates a row the nearest is chosen first."""
     yield Part("rows of the batch", 6 * rows * c.row, (phase,))
-    if negatives > 1:
-        yield Part("candidates", 2 * rows * negatives * c.row, (phase,))
+    if candidates > rows:
+        yield Part("candidates", 2 * candidates * c.row, (phase,))
 
 
 def _ranking(c: _Counts, phase: str, known: int, relevant: int, deepest: int) -> Iterator[Part]:

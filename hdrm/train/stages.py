@@ -55,14 +55,18 @@ class EncoderStage:
         users, positives, negatives = self._batches.batch(step)
         nodes = (users, positives + self._first_item, negatives + self._first_item)
         parts = list(zip(*(ids.chunk(self._config.micro_batches) for ids in nodes)))
-        return self._make(parts, self._hinge, derive_seed("neighbours", self._config.seed, step))
+        seed = derive_seed("neighbours", self._config.seed, step)
+        return self._make(parts, self._choose, self._hinge, seed)
+
+    def _choose(self, h: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
+        """Of the rows of h that are each user's candidates (B, n), the nearest (B,)."""
+        return _nearest(F.embedding(users, h.detach()), h, candidates, self._config.curvature)
 
     def _hinge(self, h: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of rows of h: users and positives (B,), negatives (B, n)."""
+        """The loss of rows of h: users, positives and negatives, (B,) each."""
         c = self._config.curvature
-        nearest = _nearest(F.embedding(users, h.detach()), h, negatives, c)
         # One gather, so that its gradient is one table of h's size and not three.
-        u, pos, neg = F.embedding(torch.cat([users, positives, nearest]), h).split(len(users))
+        u, pos, neg = F.embedding(torch.cat([users, positives, negatives]), h).split(len(users))
         return ops.margin_ranking_loss(u, pos, neg, self._config.margin, c=c, reduction="sum")
 
 

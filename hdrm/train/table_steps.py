@@ -20,9 +20,12 @@ from ..model.neighbourhood import Neighbourhood
 from ..optim import RiemannianSGD
 from .rows import RowGradients, RowTable
 
-# A part of the batch: node ids of any shapes. A loss: of h and the positions of these nodes in h.
+# A part of the batch: node ids of users (B,), positives (B,) and candidates for the negatives (B, n).
 Part = Sequence[Tensor]
-Loss = Callable[..., Tensor]
+# Of h and the positions in it of users and candidates: those of the negatives (B,), without gradient.
+Choice = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Of h and the positions in it of users, positives and negatives.
+Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class WholeStep:
@@ -31,11 +34,14 @@ class WholeStep:
     def __init__(self, model: HDRM, config: Config) -> None:
         self._model, self.averaged = model, [model.encoder.table]
 
-    def __call__(self, parts: Sequence[Part], loss: Loss, seed: int) -> float:
+    def __call__(self, parts: Sequence[Part], choose: Choice, loss: Loss, seed: int) -> float:
         """Make a step; the loss, summed over the parts. There is nothing to draw from ``seed``."""
         leaf = self.encode(self._model.graph).requires_grad_()
-        # One dense table of gradients for all parts; then it goes through the propagation once.
-        total = sum(backward(loss(leaf, *part)) for part in parts)
+        total = 0.0
+        for users, positives, candidates in parts:
+            negatives = choose(leaf, users, candidates)
+            # One dense table of gradients for all parts; it goes through the propagation once.
+            total += backward(loss(leaf, users, positives, negatives))
         gradient = leaf.grad
         del leaf
         self.move(gradient)
@@ -117,20 +123,48 @@ class SampledStep:
         self._graph, self._fanouts, self._c = model.graph, config.fanouts, config.curvature
         self._rows = _row_table(model, config)
 
-    def __call__(self, parts: Sequence[Part], loss: Loss, seed: int) -> float:
-        """Make a step; the loss, summed over the parts. Neighbours are drawn from ``seed``."""
+    def __call__(self, parts: Sequence[Part], choose: Choice, loss: Loss, seed: int) -> float:
+        """Make a step; the loss, summed over the parts. Neighbours are drawn from ``seed``.
+
+        Of several candidates the negative is chosen first, so that the others have no gradient and
+        their rows do not move. It takes a propagation of its own, of the same draws: they are
+        functions of (seed, layer, node).
+        """
         total, gradients = 0.0, RowGradients()
-        for part in parts:
-            ids = torch.cat([nodes.flatten() for nodes in part])
-            targets, position = torch.unique(ids, return_inverse=True)
-            neighbourhood = Neighbourhood.sample(self._graph, targets, self._fanouts, seed=seed)
-            x = self._rows.fetch(neighbourhood.nodes).requires_grad_()
-            h = neighbourhood.propagate(x, c=self._c)
-            places = position.split([nodes.numel() for nodes in part])
-            total += backward(loss(h, *(p.view_as(ids) for p, ids in zip(places, part))))
-            gradients.add(neighbourhood.nodes, x.grad)
+        for users, positives, candidates in parts:
+            negatives = self._nearest(users, candidates, choose, seed)
+            around, places = self._around([users, positives, negatives], seed)
+            x = self._rows.fetch(around.nodes).requires_grad_()
+            total += backward(loss(around.propagate(x, c=self._c), *places))
+            gradients.add(around.nodes, x.grad)
         self._rows.step_(gradients.ids, gradients.grad)
         return float(total)
+
+    @torch.no_grad()
+    def _nearest(self, users: Tensor, candidates: Tensor, choose: Choice, seed: int) -> Tensor:
+        """The chosen node of each row of candidates, some users at a time."""
+        count = candidates.shape[1]
+        if count == 1:
+            return candidates[:, 0]
+        chosen = []
+        turns = turns_to_choose(count)
+        for some, theirs in zip(users.chunk(turns), candidates.chunk(turns)):
+            around, places = self._around([some, theirs], seed)
+            h = around.propagate(self._rows.fetch(around.nodes), c=self._c)
+            chosen.append(around.nodes[choose(h, *places)])
+        return torch.cat(chosen)
+
+    def _around(self, nodes: Sequence[Tensor], seed: int) -> tuple[Neighbourhood, list[Tensor]]:
+        """The neighbourhood of node ids of any shapes, and where they are among its targets."""
+        targets, place = torch.unique(torch.cat([n.flatten() for n in nodes]), return_inverse=True)
+        places = place.split([n.numel() for n in nodes])
+        around = Neighbourhood.sample(self._graph, targets, self._fanouts, seed=seed)
+        return around, [p.view_as(n) for p, n in zip(places, nodes)]
+
+
+def turns_to_choose(candidates: int) -> int:
+    """Parts in which negatives are chosen: of as many nodes as the step, which has three a user."""
+    return -(-(1 + candidates) // 3) if candidates > 1 else 1
 
 
 def table_step(model: HDRM, config: Config) -> FullStep | HostStep | SampledStep:
