@@ -105,10 +105,10 @@ def _train(options, **settings) -> str:
 
     from hdrm import HDRM
     from hdrm.config import Config
-    from hdrm.data.graph_files import load_graph
+    from hdrm.data import load
     from hdrm.train.stages import EncoderStage
 
-    graph = load_graph(_graph(options))
+    graph = load(_graph(options)).graph  # of the split that `hdrm train` makes
     config = Config(
         dim=options.dim, encoder_batch=options.batch, encoder_negatives=1, layers=3, **settings
     )
