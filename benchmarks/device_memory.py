@@ -59,7 +59,7 @@ class Row:
         if self.make is theirs:
             return None
         found = plan(self.config, sizes)
-        steps = ENCODER[:2] if self.stage is EncoderStage else DIFFUSION[:3]
+        steps = ENCODER[:2] if self.stage is EncoderStage else DIFFUSION[:-1]
         return max(found.bytes_in(phase) for phase in steps)
 
 

@@ -23,6 +23,14 @@ def nan_in_fresh_memory():
     torch.utils.deterministic.fill_uninitialized_memory = before
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `pytest -n 2` a file is one process's, so that what its tests share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
     """Where a backend runs on the GPU its tests are `-m gpu` too."""
     for item in items:

@@ -23,14 +23,18 @@ from ..config import Config
 from ..data import Dataset
 from ..memory import kept_by_default
 from ..model.hdrm import BLOCK as GENERATED
+from ..model.slices import WIDTH
 from .evaluate import BLOCK as RANKED
 from .evaluate import CUTOFFS, VALIDATED
-from .table_steps import turns_to_choose
+from .stages import COMPARED
 
 FLOAT, COLUMN, OFFSET, ID = 4, 4, 8, 8  # bytes of a number, a column id, a row offset, an id
 
 ENCODER = ("encoder forward", "encoder backward", "encoder validation")
-DIFFUSION = ("next fold", "diffusion forward", "diffusion backward", "diffusion validation")
+DIFFUSION = (
+    "next fold", "diffusion propagation", "diffusion forward", "diffusion backward",
+    "diffusion table step", "diffusion validation",
+)  # fmt: skip
 RESTORING, TEST = "restoring the best model", "test"
 PHASES = (*ENCODER, *DIFFUSION, RESTORING, TEST)
 LIBRARIES = 450 * 2**20  # resident: torch, polars, their threads' buffers; measured
@@ -156,7 +160,16 @@ class _Counts:
         self.row = config.dim * FLOAT
         self.table = self.nodes * self.row
         narrow = config.work_tables == "bfloat16"  # the first round fills one too then
-        self.work = self.table // 2 if narrow else self.table * (config.layers > 1)
+        work = self.table // 2 if narrow else self.table * (config.layers > 1)
+        # Tables on the host are propagated in slices: a slice, its result, and their share of work.
+        wide = config.dim > WIDTH
+        a_slice = self.nodes * min(WIDTH, config.dim) * FLOAT
+        in_slices = config.tables_on == "host"
+        share = work * min(WIDTH, config.dim) // config.dim
+        # What comes beside h, beside its gradient on its way to the points, and with histories.
+        self.propagating = a_slice * (1 + wide) + share if in_slices else work
+        self.returning = 2 * a_slice + share if in_slices else self.table + work
+        self.meaning = a_slice * (1 + wide)
         self.of_users = sizes.num_users * self.row
         widths = [2 * config.dim + 10, *config.hidden, config.dim]
         weights = sum(a * b + b for a, b in itertools.pairwise(widths)) + 10 * 10 + 10
@@ -166,6 +179,10 @@ class _Counts:
         """rowptr, and col in both directions."""
         return (self.nodes + 1) * OFFSET + 2 * edges * COLUMN
 
+    def candidates(self, count: int) -> int:
+        """The vectors that are compared at a time, to choose the nearest of them."""
+        return 2 * min(count * self.row, COMPARED * FLOAT)
+
     def sampled_rows(self) -> list[int]:
         """Nodes of S_0 … S_L of a part of a batch, if neighbours were drawn uniformly: at most."""
         config = self.config
@@ -173,7 +190,8 @@ class _Counts:
         found = [_distinct(self.nodes, drawn)]
         for fanout in config.fanouts:
             known = found[-1]
-            found.append(known + _distinct(self.nodes - known, known * fanout))
+            new = 1 - known / self.nodes
+            found.append(known + round(new * _distinct(self.nodes, known * fanout)))
         return found
 
 
@@ -200,64 +218,72 @@ def _common(c: _Counts) -> Iterator[Part]:
 def _encoder(c: _Counts) -> Iterator[Part]:
     config, (forward, backward, validation) = c.config, ENCODER
     host = config.tables_on == "host"
+    part, negatives = -(-config.encoder_batch // config.micro_batches), config.encoder_negatives
     yield Part("momentum of the points", c.table * bool(config.encoder_momentum), ENCODER, host)
     yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
     yield Part("h", c.table, (validation,))
-    if host:
-        yield Part("points on the device", c.table, (validation,))
     if config.propagation == "full":
-        yield Part("average of the points", c.table, ENCODER)
-        yield Part("h and a work table, then its gradient", 2 * c.table, (forward,))
-        yield Part("gradients of h and of the points", 2 * c.table, (backward,))
-        yield Part("work table", c.work, (backward,))
+        yield Part("average of the points", c.table * bool(config.averaging), ENCODER, host)
+        yield Part("h, then its gradient", c.table, (forward, backward))
+        batch = 3 * part * c.row
+        comparing = c.table + batch  # the gradients of h and of the rows of the batch
+        if negatives > 1:
+            comparing = max(comparing, batch + c.candidates(part * negatives))
+        yield Part("work tables, then gradients", max(c.propagating, comparing), (forward,))
+        yield Part("gradient of the points and work tables", c.returning, (backward,))
         if config.micro_batches > 1:
             yield Part("gradient of a part", c.table, (forward,))
     else:
-        *_, rows = c.sampled_rows()
-        # Points, h_0, the gradients of both and of what passes between the layers.
-        yield Part("rows of the neighbourhood", 6 * rows * c.row, (forward, backward))
-        yield Part("ids of the neighbourhood", 12 * rows * ID, (forward,))
-    part, negatives = -(-config.encoder_batch // config.micro_batches), config.encoder_negatives
-    turns = turns_to_choose(negatives) if config.propagation == "sampled" else 1
-    yield from _compared(c, part, -(-part // turns) * negatives, forward)
+        *_, before, rows = c.sampled_rows()
+        # Points, h_0, and in either direction what one round makes of another.
+        yield Part("rows of the neighbourhood", (4 * rows + before) * c.row, (forward, backward))
+        yield Part("ids of the neighbourhood", 3 * rows * ID, (forward, backward))
+        yield Part("rows of the batch", 6 * part * c.row, (forward,))
     yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
 
 
 def _diffusion(c: _Counts) -> Iterator[Part]:
-    config, s, (fold, forward, backward, validation) = c.config, c.sizes, DIFFUSION
+    config, s = c.config, c.sizes
+    fold, propagation, forward, backward, table_step, validation = DIFFUSION
+    batch, negatives = config.diffusion_batch, config.diffusion_negatives
+    users = _distinct(s.num_users, batch)
     hidden = s.num_train // config.folds
     yield Part("marks of the edges", 2 * s.num_train, (fold,))
     yield Part("graph of a fold", c.graph(s.num_train - hidden), DIFFUSION)
     yield Part("positives of a fold", s.num_users * OFFSET + hidden * COLUMN, DIFFUSION)
     yield Part("users to draw", s.num_users * 3 * ID, DIFFUSION, host=True)
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
-    yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
-    yield Part("work table, then one of histories", c.table, (fold,))
     if config.tables == "joint":
-        yield Part("momentum and average of the points", 2 * c.table, DIFFUSION)
-        yield Part("work tables", 2 * c.table, (forward,))
-        yield Part("gradients of h and of the points, work table", 3 * c.table, (backward,))
-    rows = _distinct(s.num_users, config.diffusion_batch)
-    # Of each denoiser: noisy and masked input, output, prediction, and every hidden layer.
-    saved = 2 * rows * (6 * c.row + sum(config.hidden) * FLOAT)
+        host = config.tables_on == "host"
+        moments = bool(config.encoder_momentum) + bool(config.averaging)
+        yield Part("momentum and average of the points", moments * c.table, DIFFUSION, host)
+        yield Part("h", c.table, (propagation,))
+        rows = 2 * users + _distinct(s.num_items, batch * (1 + negatives))
+        # Gradients of rows come as activations go.
+        # Vectors and histories of users, and vectors of items.
+        yield Part("rows of the step", rows * c.row, (propagation, forward, backward))
+        yield Part("work tables", max(c.propagating, c.meaning), (propagation,))
+        yield Part("gradient of h", c.table, (table_step,))
+        yield Part("gradient of the points and work tables", c.returning, (table_step,))
+    else:
+        yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
+        yield Part("work tables", max(c.propagating, c.meaning), (fold,))
+    # Of each denoiser: input if it is not one of those rows, masked input, output, hidden layers.
+    vectors = 2 if config.tables == "joint" else 3
+    saved = 2 * users * (vectors * c.row + sum(config.hidden) * FLOAT)
     yield Part("activations", saved, (forward, backward))
-    yield Part("gradients of activations", 2 * rows * max(config.hidden) * FLOAT, (backward,))
-    yield Part("gradients of the denoisers", c.denoisers, (backward,))
-    candidates = config.diffusion_batch * config.diffusion_negatives
-    yield from _compared(c, config.diffusion_batch, candidates, forward)
+    yield Part("gradients of predictions", 2 * users * c.row, (forward,))
+    yield Part("gradients of activations", 2 * users * max(config.hidden) * FLOAT, (backward,))
+    yield Part("gradients of the denoisers", c.denoisers, (backward, table_step))
+    yield Part("rows of the batch", 6 * batch * c.row, (forward,))
+    if negatives > 1:
+        yield Part("candidates", c.candidates(batch * negatives), (forward,))
     yield Part("h of all edges", c.table, (validation,))
     block = min(GENERATED, s.num_users)
     reverse = block * (6 * c.row + 2 * config.hidden[0] * FLOAT)
     yield Part("histories and generated vectors", 2 * c.of_users + reverse, (validation, TEST))
     yield Part("users mixed", c.of_users, (validation, TEST))
     yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
-
-
-def _compared(c: _Counts, rows: int, candidates: int, phase: str) -> Iterator[Part]:
-    """The vectors that a batch compares; of several candidates a row the nearest is chosen first."""
-    yield Part("rows of the batch", 6 * rows * c.row, (phase,))
-    if candidates > rows:
-        yield Part("candidates", 2 * candidates * c.row, (phase,))
 
 
 def _ranking(c: _Counts, phase: str, known: int, relevant: int, deepest: int) -> Iterator[Part]:

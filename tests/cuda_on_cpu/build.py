@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def build(
     # With TSan the engine is compiled without it: see fiber.h.
     engine = (*common, "-DCUDA_ON_CPU_TSAN") if sanitizer == "threads" else checked
     jobs = [(Path(source), checked) for source in sources] + [(HERE / "engine.cpp", engine)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _alone(folder), ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda job: _object(folder, *job), jobs))
     link = (*(("-shared",) if name.endswith(".so") else ()), *libraries)
     stem, dot, suffix = name.partition(".")
@@ -70,6 +72,14 @@ def build(
     if not program.exists():
         _compile([*SANITIZERS[sanitizer], *map(str, objects), *link], program)
     return program
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Test processes side by side would compile everything twice."""
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _object(folder: Path, source: Path, flags: tuple[str, ...]) -> Path:
