@@ -128,8 +128,8 @@ class HDRM(nn.Module):
 
     def user_inputs(self, h: Tensor, graph: BipartiteGraph) -> tuple[Tensor, Tensor]:
         """What the diffusion starts from: users' vectors and histories, (U, dim) each."""
-        users = h[: self.num_users]
-        return users, slices.histories(h, graph, torch.arange(self.num_users, device=h.device))
+        users = slice(self.num_users)
+        return h[users], slices.histories(h, graph, users)
 
     def denoise(
         self, user: Tensor, history: Tensor, t: Tensor, *, seed: int

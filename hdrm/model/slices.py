@@ -50,18 +50,19 @@ def propagate_(
 
 
 @torch.no_grad()
-def histories(h: Tensor, graph: BipartiteGraph, users: Tensor) -> Tensor:
+def histories(h: Tensor, graph: BipartiteGraph, users: Tensor | slice) -> Tensor:
     """Rows of (degree⁻¹·A)·h of some users: the means of their items; 0 for a user without any.
 
     Args:
         h: tangent vectors at the origin (U + I, d+1), users first.
         graph: the bipartite graph, on h's device.
-        users: int64 (n,).
+        users: int64 (n,), or a slice of the users.
 
     Returns:
         (n, d+1).
     """
-    scale, found = _scale(graph, h), h.new_zeros(len(users), h.shape[1])
+    scale = _scale(graph, h)
+    found = h.new_zeros(len(scale[users]), h.shape[1])
     for columns in _slices(h):
         part = h[:, columns].contiguous()
         total = _neighbours(part, graph, scale)[users]

@@ -114,7 +114,7 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     unified = device.split(":")[0] == "cpu"
     if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
         kept = min(counted.table, kept_by_default())
-        parts.append(Part("kept of results", kept, (ENCODER[2], DIFFUSION[3], TEST), host=True))
+        parts.append(Part("kept of results", kept, (ENCODER[-1], DIFFUSION[-1], TEST), host=True))
     else:
         graph = counted.graph(sizes.num_train)
         parts.append(Part("training graph as it was read", graph, PHASES, host=True))
@@ -225,10 +225,10 @@ def _encoder(c: _Counts) -> Iterator[Part]:
     if config.propagation == "full":
         yield Part("average of the points", c.table * bool(config.averaging), ENCODER, host)
         yield Part("h, then its gradient", c.table, (forward, backward))
-        batch = 3 * part * c.row
-        comparing = c.table + batch  # the gradients of h and of the rows of the batch
+        batch = 3 * part * c.row  # its rows; then their gradients are one with that of h
+        comparing = max(2 * batch, batch + c.table)
         if negatives > 1:
-            comparing = max(comparing, batch + c.candidates(part * negatives))
+            comparing = max(comparing, part * c.row + c.candidates(part * negatives))
         yield Part("work tables, then gradients", max(c.propagating, comparing), (forward,))
         yield Part("gradient of the points and work tables", c.returning, (backward,))
         if config.micro_batches > 1:
