@@ -12,7 +12,7 @@ HDRM's evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -47,21 +47,36 @@ def evaluate(
         {"recall@10": …, "ndcg@10": …, …}, float64 averages; they do not depend on the blocks.
     """
     user_points, item_points = points
-    num_items, deepest = len(item_points), max(cutoffs)
+
+    def rank(users: Tensor, k: int) -> Tensor:
+        return ops.topk(user_points[users], item_points, k, exclude=exclude.rows(users), c=c)[1]
+
+    return evaluate_ranking(rank, relevant, len(item_points), cutoffs, user_points.device)
+
+
+def evaluate_ranking(
+    rank: Callable[[Tensor, int], Tensor],
+    relevant: np.ndarray,
+    num_items: int,
+    cutoffs: Sequence[int] = CUTOFFS,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """As :func:`evaluate`, of any ranking.
+
+    Args:
+        rank: ids of users int64 (B,) and k → their k best items int64 (B, k), −1 for none.
+        num_items: I.
+        device: on which ``rank`` is given ids.
+    """
+    deepest = max(cutoffs)
     keys = np.unique(relevant[:, 0] * num_items + relevant[:, 1])
     users, sizes = np.unique(keys // num_items, return_counts=True)
-    sought = torch.from_numpy(keys).to(user_points.device)
+    sought = torch.from_numpy(keys).to(device)
     hits = np.zeros((len(users), deepest), dtype=bool)
     for start in range(0, len(users), BLOCK):
         block = users[start : start + BLOCK]
-        index = torch.from_numpy(block).to(user_points.device)
-        _, items = ops.topk(
-            user_points[index],
-            item_points,
-            min(deepest, num_items),
-            exclude=exclude.rows(index),
-            c=c,
-        )
+        index = torch.from_numpy(block).to(device)
+        items = rank(index, min(deepest, num_items))
         found = (items >= 0) & _contains(sought, index[:, None] * num_items + items)
         hits[start : start + len(block), : items.shape[1]] = found.cpu().numpy()
     return _metrics(hits, sizes, cutoffs)

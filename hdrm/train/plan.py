@@ -130,7 +130,7 @@ def fitting(
 def _cheaper(config: Config, device: str) -> Iterator[Config]:
     """The settings, and from one to the next what needs less memory on the device."""
     bases = [config]
-    if config.propagation == "full" and config.tables == "frozen":
+    if config.loss == "hinge" and config.propagation == "full" and config.tables == "frozen":
         fanouts = (*config.fanouts, *[SMALL_FANOUT] * config.layers)[: config.layers]
         bases.append(config.replace(propagation="sampled", fanouts=fanouts))
     if bases[-1].propagation == "sampled" and device != "cpu":
@@ -147,6 +147,8 @@ class _Counts:
         self.nodes = sizes.num_users + sizes.num_items
         self.row = config.dim * FLOAT
         self.table = self.nodes * self.row
+        rows = sizes.num_items if config.users == "items" else self.nodes
+        self.points = rows * self.row
         self.of_users = sizes.num_users * self.row
         widths = [2 * config.dim + 10, *config.hidden, config.dim]
         weights = sum(a * b + b for a, b in itertools.pairwise(widths)) + 10 * 10 + 10
@@ -179,11 +181,11 @@ def _common(c: _Counts) -> Iterator[Part]:
     yield Part("interactions", (known + s.num_test) * 2 * ID, PHASES, host=True)
     yield Part("ids while a graph is built", s.num_train * 2 * ID + c.nodes * OFFSET, (BUILDING,), True)
     yield Part("training graph", c.graph(s.num_train), PHASES)
-    yield Part("points", c.table, PHASES, host)
+    yield Part("points", c.points, PHASES, host)
     yield Part("denoisers", c.denoisers, PHASES)
-    file = c.table + c.denoisers + s.num_train * 2 * COLUMN
+    file = c.points + c.denoisers + s.num_train * 2 * COLUMN
     yield Part("model file, mapped", file, (RESTORING,), host=True)
-    yield Part("optimiser, average and fold of a stage", 3 * c.table, (RESTORING,))
+    yield Part("optimiser, average and fold of a stage", 2 * c.points + c.table, (RESTORING,))
     # Ids of the pairs as they are, apart, as keys and as sorted keys; then the CSR.
     yield Part("items not to rank", known * (2 + 2 + 2) * ID + known * COLUMN, (TEST,), host=True)
     yield Part("h of the test", c.table, (TEST,))
@@ -193,14 +195,14 @@ def _common(c: _Counts) -> Iterator[Part]:
 def _encoder(c: _Counts) -> Iterator[Part]:
     config, (forward, backward, validation) = c.config, ENCODER
     host = config.tables_on == "host"
-    yield Part("momentum of the points", c.table * bool(config.encoder_momentum), ENCODER, host)
-    yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
+    yield Part("momentum of the points", c.points * bool(config.encoder_momentum), ENCODER, host)
     yield Part("h", c.table, (validation,))
     if host:
-        yield Part("points on the device", c.table, (validation,))
+        yield Part("points on the device", c.points, (validation,))
     if config.propagation == "full":
-        yield Part("average of the points", c.table, ENCODER)
+        yield Part("average of the points", c.points, ENCODER)
         yield Part("h and a work table", 2 * c.table, (forward,))
+        yield Part("round 0", c.table * (config.users == "items"), (forward, backward))
         yield Part("gradients of h and of the points", 2 * c.table, (backward,))
         yield Part("work table", c.table * (config.layers > 1), (backward,))
         if config.micro_batches > 1:
@@ -210,9 +212,27 @@ def _encoder(c: _Counts) -> Iterator[Part]:
         # Points, h_0, the gradients of both and of what passes between the layers.
         yield Part("rows of the neighbourhood", 6 * rows * c.row, (forward, backward))
         yield Part("ids of the neighbourhood", 12 * rows * ID, (forward,))
-    part = -(-config.encoder_batch // config.micro_batches)
-    yield from _compared(c, part, config.encoder_negatives, forward)
+    if config.loss == "softmax":
+        yield from _denoising(c)
+    else:
+        part = -(-config.encoder_batch // config.micro_batches)
+        yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
+        yield from _compared(c, part, config.encoder_negatives, forward)
     yield from _ranking(c, validation)
+
+
+def _denoising(c: _Counts) -> Iterator[Part]:
+    """What hiding interactions needs, and users of a step beside all items."""
+    config, s, (forward, backward, _) = c.config, c.sizes, ENCODER
+    users = -(-min(config.softmax_users, s.num_users) // config.micro_batches)
+    kept = round(s.num_train * (1 - config.edge_dropout))
+    yield Part("ids of the interactions", s.num_train * 2 * ID, ENCODER)
+    # The counter and what becomes of it in the hash, and which are hidden.
+    yield Part("draws of the hidden", s.num_train * 4 * ID, (forward,))
+    yield Part("ids of a graph of the others", kept * (2 + 2) * ID, (forward,), host=True)
+    yield Part("graph of the others", c.graph(kept), (forward, backward))
+    yield Part("users beside all items", users * s.num_items * FLOAT * 2, (forward,))
+    yield Part("items, signed, and their gradients", 4 * s.num_items * c.row, (forward,))
 
 
 def _diffusion(c: _Counts) -> Iterator[Part]:
@@ -228,7 +248,7 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
     yield Part("work table", c.table, (fold,))
     if config.tables == "joint":
-        yield Part("momentum and average of the points", 2 * c.table, DIFFUSION)
+        yield Part("momentum and average of the points", 2 * c.points, DIFFUSION)
         yield Part("work tables", 2 * c.table, (forward,))
         yield Part("gradients of h and of the points, work table", 3 * c.table, (backward,))
     rows = _distinct(s.num_users, config.diffusion_batch)

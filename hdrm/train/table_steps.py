@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..graph import BipartiteGraph
 from ..model import HDRM
 from ..model.neighbourhood import Neighbourhood
-from ..optim import RiemannianSGD
+from ..optim import RiemannianAdam, RiemannianSGD
 from .rows import RowGradients, RowTable
 
 # A part of the batch: node ids of any shapes. A loss: of h and the positions of these nodes in h.
@@ -33,9 +34,19 @@ class FullStep:
         self._model, self.averaged = model, [model.encoder.table]
         self._optimizer = table_optimizer(model, config)
 
-    def __call__(self, parts: Sequence[Part], loss: Loss, seed: int) -> float:
-        """Make a step; the loss, summed over the parts. There is nothing to draw from ``seed``."""
-        h = self._model.encoder(self._model.graph)
+    def __call__(
+        self,
+        parts: Sequence[Part],
+        loss: Loss,
+        seed: int = 0,
+        *,
+        graph: BipartiteGraph | None = None,
+    ) -> float:
+        """Make a step; the loss, summed over the parts. There is nothing to draw from ``seed``.
+
+        graph: to propagate over; None for the model's.
+        """
+        h = self._model.encoder(self._model.graph if graph is None else graph)
         edge, leaf = torch.autograd.graph.get_gradient_edge(h), h.detach().requires_grad_()
         del h  # the propagation's gradient does not need its result
         total = sum(_backward(loss(leaf, *part)) for part in parts)
@@ -83,8 +94,15 @@ class SampledStep:
         return float(total)
 
 
-def table_optimizer(model: HDRM, config: Config) -> RiemannianSGD:
-    """Riemannian SGD on the whole table."""
+def table_optimizer(model: HDRM, config: Config) -> RiemannianSGD | RiemannianAdam:
+    """Riemannian SGD or Adam on the whole table."""
+    if config.encoder_optimizer == "adam":
+        return RiemannianAdam(
+            [model.encoder.table],
+            lr=config.encoder_lr,
+            betas=(config.encoder_momentum, 0.999),
+            weight_decay=config.encoder_weight_decay,
+        )
     return RiemannianSGD(
         [model.encoder.table],
         lr=config.encoder_lr,

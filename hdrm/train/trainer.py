@@ -19,6 +19,7 @@ from ..data import Dataset
 from ..graph import CSR, BipartiteGraph
 from ..model import HDRM, checkpoint
 from . import runs
+from .denoising import DenoisingStage
 from .evaluate import evaluate, popularity
 from .stages import DiffusionStage, EncoderStage
 
@@ -102,7 +103,8 @@ class Trainer:
         interrupted = False
         try:
             runs.describe_dataset(self.run, self.dataset, self.source)
-            self._fit_stage(EncoderStage(self.model, self.config))
+            encoder_stage = DenoisingStage if self.config.loss == "softmax" else EncoderStage
+            self._fit_stage(encoder_stage(self.model, self.config))
             self._fit_stage(DiffusionStage(self.model, self.dataset.train, self.config))
         except KeyboardInterrupt:
             interrupted = True
