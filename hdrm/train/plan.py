@@ -117,8 +117,8 @@ def fitting(
     """The first plan whose peak is within ``budget`` bytes, and whether there is one.
 
     Tried are the settings as they are, then cheaper ones: a batch in more parts (``micro_batches``,
-    the same step), sampled propagation, sampled propagation with the table in host memory. If none
-    fits, the plan is the cheapest.
+    the same step), sampled propagation, sampled propagation with the table in host memory. The last two
+    are there for loss = "hinge" alone. If none fits, the plan is the cheapest.
     """
     plans = [plan(c, sizes, device=device) for c in _cheaper(config, device)]
     for found in plans:
