@@ -101,7 +101,9 @@ class Config:
             full = {"loss": "softmax", "users": "items", "encoder_optimizer": "adam"}
             for name, value in full.items():
                 if getattr(self, name) == value:
-                    raise ValueError(f"{name} = {value} needs propagation = full")
+                    raise ValueError(
+                        f"{name} = {value} needs propagation = full; the preset general has another"
+                    )
         if self.tables_on == "host" and self.propagation != "sampled":
             raise ValueError(
                 "tables_on = host needs propagation = sampled: a full propagation reads the whole "
