@@ -85,7 +85,7 @@ class _Bytes(click.ParamType):
 @cli.command()
 @click.argument("dataset", default="demo")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from; by "
-              "default those that fit the data set's name, else ml-1m's.")  # fmt: skip
+              "default those that fit the data set's name, else the general ones.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; it must not exist "
               "or be empty.  [default: runs/DATASET-TIME]")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")

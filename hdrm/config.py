@@ -21,7 +21,7 @@ def _number(default, low: float, high: float = math.inf, *, open_low: bool = Fal
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides what a run computes. Defaults are those of the preset ``ml-1m``.
+    """Everything that decides what a run computes. Defaults are those of the preset ``general``.
 
     Raises:
         ValueError: a value out of range or not among its options; the message names the field.
@@ -32,6 +32,7 @@ class Config:
     dim: int = _number(64, 2)  # ambient width, time coordinate included
     curvature: float = _number(1.0, 0, open_low=True)  # c: the space has curvature −c
     layers: int = _number(3, 1)  # rounds of aggregation L; odd ranks better
+    users: str = _choice("table", "table", "items")  # items: users start at the origin, no table
     hidden: tuple[int, ...] = (200, 1100)  # hidden widths of the denoisers
     activation: str = _choice("tanh", "tanh", "relu")
     dropout: float = _number(0.5, 0, 1)
@@ -53,7 +54,13 @@ class Config:
     averaging: float = _number(0.99, 0, 1)  # decay of the weights' running average, per step
     eval_every: int = _number(2, 1)  # epochs between validations
     patience: int = _number(5, 1)  # validations without a better NDCG@20 until a stage stops
-    # Stage 1, the encoder: Riemannian SGD
+    # Stage 1, the encoder. hinge: pairs against the nearest of the drawn items, over the whole graph.
+    # softmax: hidden interactions against all unseen items, over what is left of the graph.
+    loss: str = _choice("hinge", "hinge", "softmax")
+    temperature: float = _number(0.5, 0, open_low=True)  # softmax: τ
+    edge_dropout: float = _number(0.5, 0, 1, open_low=True)  # softmax: share hidden at a step
+    softmax_users: int = _number(1_000, 1)  # softmax: users a step, each compared with all items
+    encoder_optimizer: str = _choice("sgd", "sgd", "adam")  # Riemannian
     encoder_epochs: int = _number(50, 0)
     encoder_batch: int = _number(10_000, 1)
     encoder_negatives: int = _number(16, 1)  # unseen items drawn a row; the nearest one counts
@@ -91,6 +98,18 @@ class Config:
                 f"fanouts must be {self.layers} numbers, one of each of the layers, got "
                 f"{list(self.fanouts)}"
             )
+        needs = []
+        if self.propagation == "sampled":
+            whole = {"loss": "softmax", "users": "items", "encoder_optimizer": "adam"}
+            needs += [(name, value, "propagation = full") for name, value in whole.items()]
+        if self.tables_on == "host":
+            needs += [
+                ("users", "items", "tables_on = device"),
+                ("encoder_optimizer", "adam", "tables_on = device"),
+            ]
+        for name, value, other in needs:
+            if getattr(self, name) == value:
+                raise ValueError(f"{name} = {value} needs {other}; the preset general has another")
         if self.sampling_steps > self.steps:
             raise ValueError(
                 f"sampling_steps must not exceed steps = {self.steps}, got {self.sampling_steps}"
@@ -125,7 +144,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 def preset_for(dataset: str) -> str:
     """The preset that trains a data set of this name unless another is asked for."""
     matches = [name for name in PRESETS if dataset.lower().startswith(name)]
-    return matches[0] if matches else "ml-1m"
+    return matches[0] if matches else "general"
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict:
@@ -202,7 +221,19 @@ def _checked(name: str, value):
 
 PRESETS: Mapping[str, Config] = types.MappingProxyType(
     {
-        "ml-1m": Config(),
+        "general": Config(),
+        "ml-1m": Config(
+            users="items",
+            loss="softmax",
+            pairs="interactions",
+            encoder_optimizer="adam",
+            encoder_lr=0.15,
+            encoder_momentum=0.9,
+            encoder_weight_decay=2e-5,
+            encoder_epochs=120,
+            averaging=0.98,
+            eval_every=5,
+        ),
         "yelp": Config(hidden=(200, 1000), steps=30, sampling_steps=6, reconstruction=0.3),
         "amazon-book": Config(hidden=(200, 1000), layers=2, fanouts=(10, 5), reconstruction=0.5),
         "demo": Config(

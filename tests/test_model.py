@@ -38,7 +38,7 @@ def make_model(config: Config = CONFIG, omega: float = 0.4) -> hdrm.HDRM:
 
 
 def test_encoder_starts_on_the_hyperboloid_inside_the_initial_cube():
-    table = Encoder(50, 8, 1, c=2.0).table.detach()
+    table = Encoder(30, 20, 8, 1, c=2.0).table.detach()
     torch.testing.assert_close(table, ops.project(table, c=2.0))
     tangent = ops.logmap0(table, c=2.0)
     assert 0.09 < float(tangent[:, 1:].abs().max()) <= 0.1
@@ -264,6 +264,9 @@ def test_configuration_round_trip_and_presets():
         ("hidden=a,b", TypeError, "hidden must be a list of integers"),
         ("hidden=0", ValueError, "hidden: widths must be at least 1"),
         ("fanouts=5,0,5", ValueError, "fanouts must be at least 1, got .5, 0, 5."),
+        ("loss=cubic", ValueError, "loss must be one of hinge, softmax"),
+        ("temperature=0", ValueError, "temperature must be above 0"),
+        ("edge_dropout=0", ValueError, "edge_dropout must be above 0"),
         ("micro_batches=0", ValueError, "micro_batches must be at least 1"),
         ("omega=2", ValueError, "omega must be at least 0 and at most 1"),
         ("sampling_steps=51", ValueError, "sampling_steps must not exceed steps = 50"),
@@ -277,9 +280,13 @@ def test_bad_settings_are_refused(text, error, message):
 def test_fanouts_are_one_of_each_layer_where_they_are_used():
     assert Config(layers=2).propagation == "full"
     for config in PRESETS.values():
-        assert config.replace(propagation="sampled").propagation == "sampled"
+        if config.loss == "hinge":
+            assert config.replace(propagation="sampled").propagation == "sampled"
     with pytest.raises(ValueError, match="fanouts must be 2 numbers, one of each of the layers"):
         Config(layers=2, propagation="sampled")
+    for changes in ({"loss": "softmax"}, {"users": "items"}, {"encoder_optimizer": "adam"}):
+        with pytest.raises(ValueError, match=f"{next(iter(changes))} = .* needs propagation = full"):
+            Config(propagation="sampled", **changes)
 
 
 def test_a_table_on_the_host_stays_there():

@@ -53,6 +53,8 @@ ONE_EPOCH = {
         ((300_000, 150_000, 600_000, 1_000, 1_000), {"encoder_batch": 150_000}),
         ((60_000, 30_000, 1_500_000, 1_000, 1_000),
          {"dim": 128, "encoder_batch": 500_000, "diffusion_batch": 150_000}),
+        ((20_000, 30_000, 600_000, 1_000, 1_000),
+         {"loss": "softmax", "users": "items", "encoder_optimizer": "adam", "softmax_users": 4_000}),
     ],
 )
 def test_the_peak_is_that_of_a_real_training(tmp_path, sizes, settings):
@@ -140,3 +142,12 @@ def test_training_refuses_a_budget_before_it_writes_anything(tmp_path):
     refused = CliRunner().invoke(cli, command)
     assert "more than the budget of 1 MiB" in str(refused.exception)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_softmax_is_cheaper_in_parts_only():
+    config = Config(loss="softmax", users="items", encoder_optimizer="adam", softmax_users=10_000)
+    needs = plan(config, SIZES).peak()[1]
+    found, fits = fitting(config, SIZES, needs - 1)
+    assert fits and found.config == config.replace(micro_batches=4)
+    cheapest, fits = fitting(config, SIZES, 1)
+    assert not fits and cheapest.config.propagation == "full"

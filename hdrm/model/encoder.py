@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import geoopt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -21,29 +22,37 @@ class Encoder(nn.Module):
     """Users and items as points of the hyperboloid, users first (HGCF; HDRM's stage 1).
 
     Args:
-        num_nodes: U + I.
+        num_users, num_items: U and I.
         dim: ambient width d+1, time coordinate included.
         num_layers: rounds of aggregation L.
         c: the curvature is −c.
         work_dtype: of the tables between rounds; see :func:`hdrm.ops.propagate`.
         on_host: the table stays on the CPU when the module moves. The result is on the graph's
             device and has no gradient; no second table lies there beside it.
+        users: "table": users have points of their own. "items": a user is what its items say. Users
+            start at the origin, the table has the items' points alone, and round 0, in which an
+            item is only itself, counts too. Not with ``on_host``.
 
-    ``table`` (U + I, d+1) starts at expmap0(uniform(−0.1, 0.1)^d), drawn from torch's generator.
+    ``table`` (U + I, d+1), or (I, d+1), starts at expmap0(uniform(−0.1, 0.1)^d), drawn from torch's
+    generator.
     """
 
     def __init__(
         self,
-        num_nodes: int,
+        num_users: int,
+        num_items: int,
         dim: int,
         num_layers: int,
         c: float = 1.0,
         *,
         work_dtype: torch.dtype | None = None,
         on_host: bool = False,
+        users: str = "table",
     ) -> None:
         super().__init__()
-        tangent = torch.empty(num_nodes, dim).uniform_(-INITIAL_RADIUS, INITIAL_RADIUS)
+        self.at_origin = num_users if users == "items" else 0
+        rows = num_users + num_items - self.at_origin
+        tangent = torch.empty(rows, dim).uniform_(-INITIAL_RADIUS, INITIAL_RADIUS)
         self.table = geoopt.ManifoldParameter(ops.expmap0(tangent, c=c), manifold=Lorentz(1 / c))
         self.num_layers = num_layers
         self.c = c
@@ -51,12 +60,17 @@ class Encoder(nn.Module):
         self.on_host = on_host
 
     def forward(self, graph: BipartiteGraph) -> Tensor:
-        """Σ_{l=1..L} Âˡ·logmap0(table): tangent vectors at the origin (U + I, d+1)."""
+        """Σ_l Âˡ·logmap0(table): tangent vectors at the origin (U + I, d+1).
+
+        l runs from 1 to L; from 0 where users start at the origin.
+        """
         if self.on_host:
             return self._streamed(graph)
-        return ops.propagate(
-            self.table, graph, self.num_layers, c=self.c, work_dtype=self.work_dtype
-        )
+        options = {"c": self.c, "work_dtype": self.work_dtype}
+        if not self.at_origin:
+            return ops.propagate(self.table, graph, self.num_layers, **options)
+        h0 = F.pad(ops.logmap0(self.table, c=self.c), (0, 0, self.at_origin, 0))
+        return h0 + ops.propagate(h0, graph, self.num_layers, space="tangent", **options)
 
     @torch.no_grad()
     def _streamed(self, graph: BipartiteGraph) -> Tensor:

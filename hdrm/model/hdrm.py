@@ -1,6 +1,6 @@
 """HDRM: hyperbolic encoder, directional diffusion, recommendation by Lorentz distance.
 
-    h = Σ_{l=1..L} Âˡ·logmap0(table)        tangent vectors of users, h_u, and items, h_i
+    h = Σ_l Âˡ·logmap0(table)               tangent vectors of users, h_u, and items, h_i
     n = D⁻¹A·h                              n_u: a user's history, the mean of its items
     û = reverse diffusion of h_u given n_u  the user's denoiser
     n̂ = reverse diffusion of n_u given h_u  the item denoiser, on the user's history
@@ -51,12 +51,14 @@ class HDRM(nn.Module):
         super().__init__()
         self.num_users, self.num_items, self.config = num_users, num_items, config
         self.encoder = Encoder(
-            num_users + num_items,
+            num_users,
+            num_items,
             config.dim,
             config.layers,
             config.curvature,
             work_dtype=torch.bfloat16 if config.work_tables == "bfloat16" else None,
             on_host=config.tables_on == "host",
+            users=config.users,
         )
         self.diffusion = Diffusion.from_config(config)
         self.denoisers = nn.ModuleDict(

@@ -13,7 +13,7 @@ HDRM's evaluation.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -49,21 +49,33 @@ def evaluate(
         {"recall@10": …, "ndcg@10": …, …}, float64 averages; they do not depend on the blocks.
     """
     user_points, item_points = points
-    device, num_items, deepest = user_points.device, len(item_points), max(cutoffs)
+    device = user_points.device
+
+    def rank(users: Tensor, k: int) -> Tensor:
+        seen = [csr.rows(users.to(csr.device)).to(device) for csr in exclude]
+        out = functools.reduce(CSR.union, seen) if seen else None
+        return ops.topk(user_points[users.to(device)], item_points, k, exclude=out, c=c)[1]
+
+    return evaluate_ranking(rank, relevant, cutoffs)
+
+
+def evaluate_ranking(
+    rank: Callable[[Tensor, int], Tensor], relevant: CSR, cutoffs: Sequence[int] = CUTOFFS
+) -> dict[str, float]:
+    """As :func:`evaluate`, of any ranking.
+
+    Args:
+        rank: ids of users int64 (B,) and k → their k best items int64 (B, k), −1 for none.
+        relevant: CSR (U × I) of the items to be found.
+    """
+    num_items, deepest = relevant.num_cols, max(cutoffs)
     users = torch.nonzero(relevant.degrees)[:, 0]
     hits = np.zeros((len(users), deepest), dtype=bool)
     for start in range(0, len(users), BLOCK):
         block = users[start : start + BLOCK]
-        sought, *seen = (csr.rows(block.to(csr.device)).to(device) for csr in (relevant, *exclude))
-        _, items = ops.topk(
-            user_points[block.to(device)],
-            item_points,
-            min(deepest, num_items),
-            exclude=functools.reduce(CSR.union, seen) if seen else None,
-            c=c,
-        )
-        rows, wanted = sought.pairs()
-        place = torch.arange(len(block), device=device)[:, None] * num_items + items
+        items = rank(block, min(deepest, num_items))
+        rows, wanted = relevant.rows(block).to(items.device).pairs()
+        place = torch.arange(len(block), device=items.device)[:, None] * num_items + items
         found = (items >= 0) & _contains(rows * num_items + wanted, place)
         hits[start : start + len(block), : items.shape[1]] = found.cpu().numpy()
     return _metrics(hits, relevant.degrees[users].cpu().numpy(), cutoffs)

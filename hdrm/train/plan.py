@@ -128,7 +128,7 @@ def fitting(
 
     Tried are the settings as they are, then cheaper ones: a batch in more parts (``micro_batches``,
     the same step), work tables of bfloat16, sampled propagation, sampled propagation with the table
-    in host memory. If none fits, the plan is the cheapest.
+    in host memory; sampling is for loss = "hinge" alone. If none fits, the plan is the cheapest.
     """
     plans = [plan(c, sizes, device=device) for c in _cheaper(config, device)]
     for found in plans:
@@ -142,7 +142,8 @@ def _cheaper(config: Config, device: str) -> Iterator[Config]:
     bases = [config]
     if config.propagation == "full" and config.work_tables == "float32":
         bases.append(config.replace(work_tables="bfloat16"))
-    if config.propagation == "full" and config.tables == "frozen":
+    can_sample = config.loss == "hinge" and config.users == "table" and config.tables == "frozen"
+    if config.propagation == "full" and can_sample and config.encoder_optimizer == "sgd":
         fanouts = (*config.fanouts, *[SMALL_FANOUT] * config.layers)[: config.layers]
         bases.append(config.replace(propagation="sampled", fanouts=fanouts))
     if bases[-1].propagation == "sampled" and device != "cpu":
@@ -159,6 +160,8 @@ class _Counts:
         self.nodes = sizes.num_users + sizes.num_items
         self.row = config.dim * FLOAT
         self.table = self.nodes * self.row
+        owners = sizes.num_items if config.users == "items" else self.nodes
+        self.points = owners * self.row
         narrow = config.work_tables == "bfloat16"  # the first round fills one too then
         work = self.table // 2 if narrow else self.table * (config.layers > 1)
         # Tables on the host are propagated in slices: a slice, its result, and their share of work.
@@ -206,11 +209,11 @@ def _common(c: _Counts) -> Iterator[Part]:
     held_out = 2 * (s.num_users + 1) * OFFSET + (s.num_valid + s.num_test) * COLUMN
     yield Part("validation and test interactions", held_out, PHASES, host=True)
     yield Part("training graph", c.graph(s.num_train), PHASES)
-    yield Part("points", c.table, PHASES, host)
+    yield Part("points", c.points, PHASES, host)
     yield Part("denoisers", c.denoisers, PHASES)
     # Of the graph in the file nothing is read.
-    yield Part("model file, mapped", c.table + c.denoisers, (RESTORING,), host=True)
-    yield Part("optimiser, average and fold of a stage", 3 * c.table, (RESTORING,))
+    yield Part("model file, mapped", c.points + c.denoisers, (RESTORING,), host=True)
+    yield Part("optimiser, average and fold of a stage", 2 * c.points + c.table, (RESTORING,))
     yield Part("h of the test", c.table, (TEST,))
     yield from _ranking(c, TEST, s.num_train + s.num_valid, s.num_test, CUTOFFS[-1])
 
@@ -219,15 +222,18 @@ def _encoder(c: _Counts) -> Iterator[Part]:
     config, (forward, backward, validation) = c.config, ENCODER
     host = config.tables_on == "host"
     part, negatives = -(-config.encoder_batch // config.micro_batches), config.encoder_negatives
-    yield Part("momentum of the points", c.table * bool(config.encoder_momentum), ENCODER, host)
-    yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
+    moments = 2 if config.encoder_optimizer == "adam" else bool(config.encoder_momentum)
+    yield Part("momentum of the points", c.points * moments, ENCODER, host)
     yield Part("h", c.table, (validation,))
     if config.propagation == "full":
-        yield Part("average of the points", c.table * bool(config.averaging), ENCODER, host)
+        yield Part("average of the points", c.points * bool(config.averaging), ENCODER, host)
         yield Part("h, then its gradient", c.table, (forward, backward))
+        yield Part("round 0", c.table * (config.users == "items"), (forward, backward))
         batch = 3 * part * c.row  # its rows; then their gradients are one with that of h
         comparing = max(2 * batch, batch + c.table)
-        if negatives > 1:
+        if config.loss == "softmax":
+            comparing = c.table
+        elif negatives > 1:
             comparing = max(comparing, part * c.row + c.candidates(part * negatives))
         yield Part("work tables, then gradients", max(c.propagating, comparing), (forward,))
         yield Part("gradient of the points and work tables", c.returning, (backward,))
@@ -239,7 +245,22 @@ def _encoder(c: _Counts) -> Iterator[Part]:
         yield Part("rows of the neighbourhood", (4 * rows + before) * c.row, (forward, backward))
         yield Part("ids of the neighbourhood", 3 * rows * ID, (forward, backward))
         yield Part("rows of the batch", 6 * part * c.row, (forward,))
+    if config.loss == "softmax":
+        yield from _denoising(c)
+    else:
+        yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
     yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
+
+
+def _denoising(c: _Counts) -> Iterator[Part]:
+    """What hiding interactions needs, and users of a step beside all items."""
+    config, s, (forward, backward, _) = c.config, c.sizes, ENCODER
+    users = -(-min(config.softmax_users, s.num_users) // config.micro_batches)
+    yield Part("marks of the interactions", 2 * s.num_train, (forward,))
+    kept = round(s.num_train * (1 - config.edge_dropout))
+    yield Part("graph of the others", c.graph(kept), (forward, backward))
+    yield Part("users beside all items", users * s.num_items * FLOAT * 2, (forward,))
+    yield Part("items, signed, and their gradients", 4 * s.num_items * c.row, (forward,))
 
 
 def _diffusion(c: _Counts) -> Iterator[Part]:
@@ -255,8 +276,9 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
     if config.tables == "joint":
         host = config.tables_on == "host"
-        moments = bool(config.encoder_momentum) + bool(config.averaging)
-        yield Part("momentum and average of the points", moments * c.table, DIFFUSION, host)
+        moments = 2 if config.encoder_optimizer == "adam" else bool(config.encoder_momentum)
+        moments += bool(config.averaging)
+        yield Part("momentum and average of the points", moments * c.points, DIFFUSION, host)
         yield Part("h", c.table, (propagation,))
         rows = 2 * users + _distinct(s.num_items, batch * (1 + negatives))
         # Gradients of rows come as activations go.

@@ -17,7 +17,7 @@ from ..graph import BipartiteGraph
 from ..model import HDRM, slices
 from ..model.encoder import blocks
 from ..model.neighbourhood import Neighbourhood
-from ..optim import RiemannianSGD
+from ..optim import RiemannianAdam, RiemannianSGD
 from .rows import RowGradients, RowTable
 
 # A part of the batch: node ids of users (B,), positives (B,) and candidates for the negatives (B, n).
@@ -36,12 +36,17 @@ class WholeStep:
 
     def __call__(self, parts: Sequence[Part], choose: Choice, loss: Loss, seed: int) -> float:
         """Make a step; the loss, summed over the parts. There is nothing to draw from ``seed``."""
-        leaf = self.encode(self._model.graph).requires_grad_()
-        total = 0.0
-        for users, positives, candidates in parts:
-            negatives = choose(leaf, users, candidates)
-            # One dense table of gradients for all parts; it goes through the propagation once.
-            total += backward(loss(leaf, users, positives, negatives))
+
+        def of(users: Tensor, positives: Tensor, candidates: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda h: loss(h, users, positives, choose(h, users, candidates))
+
+        return self.descend(self._model.graph, [of(*part) for part in parts])
+
+    def descend(self, graph: BipartiteGraph, losses: Sequence[Callable[[Tensor], Tensor]]) -> float:
+        """Make a step on the sum of losses of h, propagated over a graph; the sum."""
+        leaf = self.encode(graph).requires_grad_()
+        # One dense table of gradients for all; it goes through the propagation once.
+        total = sum(backward(loss(leaf)) for loss in losses)
         gradient = leaf.grad
         del leaf
         self.move(gradient)
@@ -61,12 +66,7 @@ class FullStep(WholeStep):
 
     def __init__(self, model: HDRM, config: Config) -> None:
         super().__init__(model, config)
-        self._optimizer = RiemannianSGD(
-            [model.encoder.table],
-            lr=config.encoder_lr,
-            momentum=config.encoder_momentum,
-            weight_decay=config.encoder_weight_decay,
-        )
+        self._optimizer = _optimizer(model, config)
 
     def encode(self, graph: BipartiteGraph) -> Tensor:
         h = self._model.encoder(graph)
@@ -175,6 +175,16 @@ def table_step(model: HDRM, config: Config) -> FullStep | HostStep | SampledStep
 def whole_step(model: HDRM, config: Config) -> FullStep | HostStep:
     """How the settings want the whole table to be moved."""
     return (HostStep if config.tables_on == "host" else FullStep)(model, config)
+
+
+def _optimizer(model: HDRM, config: Config) -> RiemannianSGD | RiemannianAdam:
+    """Of the whole table."""
+    options = {"lr": config.encoder_lr, "weight_decay": config.encoder_weight_decay}
+    if config.encoder_optimizer == "adam":
+        return RiemannianAdam(
+            [model.encoder.table], betas=(config.encoder_momentum, 0.999), **options
+        )
+    return RiemannianSGD([model.encoder.table], momentum=config.encoder_momentum, **options)
 
 
 def _row_table(model: HDRM, config: Config) -> RowTable:

@@ -17,6 +17,7 @@ from ..config import Config
 from ..data import Dataset
 from ..model import HDRM, checkpoint
 from . import runs
+from .denoising import DenoisingStage
 from .evaluate import VALIDATED, evaluate, popularity
 from .stages import DiffusionStage, EncoderStage
 
@@ -98,7 +99,8 @@ class Trainer:
         interrupted = False
         try:
             runs.describe_dataset(self.run, self.dataset, self.source)
-            self._fit_stage(EncoderStage(self.model, self.config))
+            encoder_stage = DenoisingStage if self.config.loss == "softmax" else EncoderStage
+            self._fit_stage(encoder_stage(self.model, self.config))
             self._fit_stage(DiffusionStage(self.model, self.config))
         except KeyboardInterrupt:
             interrupted = True

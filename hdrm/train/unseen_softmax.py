@@ -1,0 +1,78 @@
+"""Each positive against all items that its user has not seen, at once.
+
+    s_uj = −‖x_u − y_j‖²_L/τ,   ‖x − y‖²_L = −2/c − 2⟨x, y⟩_L = (2/c)·(cosh(√c·d(x, y)) − 1)
+    loss = Σ_(u,i) w_u·softplus(logsumexp_{j unseen by u}(s_uj) − s_ui)
+
+The squared Lorentzian distance ‖x − y‖²_L grows with the distance d, so that both rank alike, and of
+all users and items it is a matrix product. Positives do not compete with each other.
+
+Sources: Law, Liao, Snell, Zemel, *Lorentzian distance learning for hyperbolic representations*, ICML
+2019; the softmax over all items: Liang et al., *Variational autoencoders for collaborative filtering*,
+WWW 2018.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Pairs = tuple[Tensor, Tensor]  # rows of users and ids of items, int64 (n,) each
+
+
+def unseen_softmax_loss(
+    users: Tensor,
+    items: Tensor,
+    positives: Pairs,
+    seen: Pairs,
+    temperature: float,
+    *,
+    weights: Tensor | None = None,
+    c: float = 1.0,
+) -> Tensor:
+    """The loss of the module's formula, a scalar.
+
+    Args:
+        users, items: points (B, d+1) and (I, d+1).
+        positives: the pairs (u, i) to be ranked, each once.
+        seen: the pairs that are nobody's negatives; positives among them.
+        temperature: τ > 0.
+        weights: w of every user (B,); None for 1.
+        c: the curvature is −c.
+
+    One matrix (B, I) is alive while the loss is computed and turns into the gradient of s in place:
+    what is kept for the backward are the two gradients. So B bounds the memory. A user who has seen
+    every item has no negative and adds 0.
+    """
+    if weights is None:
+        weights = users.new_ones(len(users))
+    return _UnseenSoftmax.apply(users, items, *positives, *seen, weights, 2 / temperature, c)
+
+
+class _UnseenSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, users, items, row, positive, seen_row, seen, weights, scale, c):
+        # s + 2/(cτ) = (2/τ)·⟨x, y⟩_L; the constant falls out of the loss. Items carry the sign.
+        signed = items.clone()
+        signed[:, 0].neg_()
+        s = (users @ signed.T).mul_(scale)
+        at = s[row, positive]
+        s[seen_row, seen] = -torch.inf
+        # The least number stands for −∞, the sum over no item: s − lse is −∞ then and not NaN.
+        lse = s.logsumexp(1).clamp_(min=torch.finfo(s.dtype).min)
+        above = lse[row] - at
+        loss = (torch.nn.functional.softplus(above) * weights[row]).sum()
+        pull = above.sigmoid_() * weights[row]
+        push = torch.zeros_like(lse).index_add_(0, row, pull)
+        gradient = s.sub_(lse[:, None]).exp_().mul_(push[:, None])
+        gradient[row, positive] = -pull  # where s was −∞, and the gradient 0
+        of_users = gradient @ signed * scale
+        of_items = gradient.T @ users * scale
+        of_items[:, 0].neg_()
+        ctx.save_for_backward(of_users, of_items)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        of_users, of_items = ctx.saved_tensors
+        return (grad * of_users, grad * of_items, *[None] * 7)

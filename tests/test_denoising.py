@@ -1,0 +1,134 @@
+"""The encoder's softmax: its loss against a naive loop, what a step hides, and that it learns."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import hdrm
+from hdrm import ops
+from hdrm.config import Config
+from hdrm.data import load
+from hdrm.graph import BipartiteGraph
+from hdrm.model import HDRM
+from hdrm.train import Trainer
+from hdrm.train.denoising import DenoisingStage
+from hdrm.train.unseen_softmax import unseen_softmax_loss
+
+SEEN = torch.tensor([[0, 1], [0, 4], [1, 0], [1, 1], [1, 2], [1, 3], [1, 4], [1, 5], [2, 3]])
+POSITIVES = torch.tensor([[0, 4], [1, 0], [1, 2], [2, 3]])  # user 1 has seen all six items
+
+
+def points(rows: int, c: float, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(rows)
+    return ops.expmap0(torch.randn(rows, 5, generator=generator, dtype=dtype), c=c)
+
+
+def naive(users, items, temperature, weights, c):
+    """The definition, pair by pair, from distances; user 1 has no negative."""
+    seen, total = set(map(tuple, SEEN.tolist())), 0.0
+    for u, i in POSITIVES.tolist():
+        d = [float(ops.distance(users[u], item, c=c)) for item in items]
+        s = [-2 / c * (math.cosh(math.sqrt(c) * x) - 1) / temperature for x in d]
+        rest = sum(math.exp(s[j]) for j in range(len(items)) if (u, j) not in seen)
+        if rest:
+            total += float(weights[u]) * math.log1p(rest / math.exp(s[i]))
+    return total
+
+
+@pytest.mark.parametrize("c", [1.0, 0.7])
+def test_the_loss_is_its_definition(c):
+    users, items, weights = points(3, c), points(6, c), torch.tensor([0.5, 2.0, 1.0]).double()
+    pairs = POSITIVES.unbind(1), SEEN.unbind(1)
+    found = unseen_softmax_loss(users, items, *pairs, 0.8, weights=weights, c=c)
+    assert float(found) == pytest.approx(naive(users, items, 0.8, weights, c), rel=1e-12)
+    single = unseen_softmax_loss(users.float(), items.float(), *pairs, 0.8, c=c)
+    assert float(single) == pytest.approx(naive(users, items, 0.8, torch.ones(3), c), rel=1e-5)
+
+
+def test_the_gradient_is_that_of_the_loss():
+    inputs = [points(rows, 1.0).requires_grad_() for rows in (3, 6)]
+    pairs = POSITIVES.unbind(1), SEEN.unbind(1)
+    assert torch.autograd.gradcheck(lambda x, y: unseen_softmax_loss(x, y, *pairs, 0.8), inputs)
+    unseen_softmax_loss(*inputs, *pairs, 0.8).backward()
+    assert torch.equal(inputs[0].grad[1], torch.zeros(5).double()), "no negative, no gradient"
+
+
+def model_and_stage(**changes):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    users, items = (torch.rand(40, 25, generator=generator) < 0.3).nonzero(as_tuple=True)
+    config = Config(dim=9, loss="softmax", softmax_users=16, users="items", **changes)
+    model = HDRM(40, 25, config).double()
+    model.set_graph(BipartiteGraph.from_interactions(users, items, 40, 25))
+    return model, DenoisingStage(model, config)
+
+
+def pairs_of(csr) -> set[tuple[int, int]]:
+    return set(zip(*(ids.tolist() for ids in csr.pairs())))
+
+
+def test_an_epoch_meets_every_user_once_and_a_step_ranks_what_it_hides(monkeypatch):
+    model, stage = model_and_stage(edge_dropout=0.4)
+    known, met, shares, asked = pairs_of(model.graph.user_items), [], [], {}
+
+    def record(users, items, positives, seen, *rest, **more):
+        asked.update(positives=positives, seen=seen)
+
+    def descend(graph, losses):
+        (loss,) = losses
+        loss(model.encoder(graph))
+        users = stage._users(step)
+        left, of_batch = pairs_of(graph.user_items), set(users.tolist())
+        expected = {"seen": {pair for pair in known if pair[0] in of_batch}}
+        expected["positives"] = expected["seen"] - left
+        for name, (row, item) in asked.items():
+            assert set(zip(users[row].tolist(), item.tolist())) == expected[name], name
+        assert left < known
+        shares.append(1 - len(left) / len(known))
+        met.extend(users.tolist())
+        return 0.0
+
+    monkeypatch.setattr("hdrm.train.denoising.unseen_softmax_loss", record)
+    monkeypatch.setattr(stage._make, "descend", descend)
+    for step in range(4):
+        stage.step(step)
+    assert stage.steps_per_epoch == 3 and sorted(met[:40]) == list(range(40))
+    assert met[40:] != met[:16], "another epoch, another order"
+    assert len(set(shares)) > 1 and sum(shares) / 4 == pytest.approx(0.4, abs=0.07)
+
+
+@pytest.mark.parametrize("pairs", ["users", "interactions"])
+def test_parts_of_a_batch_make_the_same_step(pairs):
+    tables, losses = [], []
+    for parts in (1, 3):
+        model, stage = model_and_stage(micro_batches=parts, pairs=pairs)
+        losses.append(stage.step(0))
+        tables.append(model.encoder.table.detach())
+    torch.testing.assert_close(*tables, rtol=1e-12, atol=1e-14)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_users_are_what_their_items_say():
+    model, _ = model_and_stage()
+    assert model.encoder.table.shape == (25, 9)
+    h = model.encoder(model.graph)
+    x = torch.cat([ops.expmap0(torch.zeros(40, 9).double()), model.encoder.table.detach()])
+    expected = ops.logmap0(x) + ops.propagate(x, model.graph, 3)
+    torch.testing.assert_close(h.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_it_ranks_the_demo_set(tmp_path):
+    config = Config(
+        loss="softmax", users="items", encoder_optimizer="adam", encoder_lr=0.08,
+        encoder_momentum=0.9, encoder_weight_decay=5e-5, pairs="interactions", softmax_users=200,
+        encoder_epochs=16, diffusion_epochs=0,
+    )  # fmt: skip
+    result = Trainer(load("demo"), config, tmp_path / "run", source="demo").fit()
+    test = result.test
+    assert test["hdrm"]["ndcg@20"] > 1.5 * test["popularity"]["ndcg@20"]
+    loaded = hdrm.HDRM.load(tmp_path / "run")
+    for found, expected in zip(loaded.recommend([3, 4], 5), result.model.recommend([3, 4], 5)):
+        assert torch.equal(found, expected)
