@@ -110,6 +110,7 @@ def of_amazon_book() -> Iterator[Row]:
 def of_large() -> Iterator[Row]:
     config = Config(dim=64, encoder_negatives=1)
     yield Row("encoder", ours, config)
+    yield Row("encoder, bfloat16 work tables", ours, config.replace(work_tables="bfloat16"))
     yield Row("encoder, tables on the host", ours, config.replace(tables_on="host"))
     sampled = config.replace(**SAMPLED, fanouts=(5, 3, 2))
     yield Row("encoder, sampled, fan-outs 5, 3, 2", ours, sampled)

@@ -127,8 +127,9 @@ def fitting(
     """The first plan whose peak is within ``budget`` bytes, and whether there is one.
 
     Tried are the settings as they are, then cheaper ones: a batch in more parts (``micro_batches``,
-    the same step), work tables of bfloat16, sampled propagation, sampled propagation with the table
-    in host memory; sampling is for loss = "hinge" alone. If none fits, the plan is the cheapest.
+    the same step), work tables of bfloat16, the table in host memory, sampled propagation, and that
+    with the table in host memory; sampling is for loss = "hinge" alone, and neither is for users =
+    "items" or Adam. If none fits, the plan is the cheapest.
     """
     plans = [plan(c, sizes, device=device) for c in _cheaper(config, device)]
     for found in plans:
@@ -140,10 +141,13 @@ def fitting(
 def _cheaper(config: Config, device: str) -> Iterator[Config]:
     """The settings, and from one to the next what needs less memory on the device."""
     bases = [config]
-    if config.propagation == "full" and config.work_tables == "float32":
+    full, of_rows = config.propagation == "full", config.users == "table"
+    of_rows = of_rows and config.encoder_optimizer == "sgd"
+    if full and config.work_tables == "float32":
         bases.append(config.replace(work_tables="bfloat16"))
-    can_sample = config.loss == "hinge" and config.users == "table" and config.tables == "frozen"
-    if config.propagation == "full" and can_sample and config.encoder_optimizer == "sgd":
+    if full and of_rows and device != "cpu":
+        bases.append(bases[-1].replace(tables_on="host"))
+    if full and of_rows and config.loss == "hinge" and config.tables == "frozen":
         fanouts = (*config.fanouts, *[SMALL_FANOUT] * config.layers)[: config.layers]
         bases.append(config.replace(propagation="sampled", fanouts=fanouts))
     if bases[-1].propagation == "sampled" and device != "cpu":

@@ -145,9 +145,9 @@ def print_plan(console: Console, found: plan.Plan) -> None:
     console.print(sums)
     config = found.config
     settings = f"propagation={config.propagation}, micro_batches={config.micro_batches}"
-    settings += f", work_tables={config.work_tables}"
+    settings += f", work_tables={config.work_tables}, tables_on={config.tables_on}"
     if config.propagation == "sampled":
-        settings += f", fanouts={','.join(map(str, config.fanouts))}, tables_on={config.tables_on}"
+        settings += f", fanouts={','.join(map(str, config.fanouts))}"
     console.print(f"for {settings}", highlight=False, soft_wrap=True)
 
 
