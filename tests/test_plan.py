@@ -100,7 +100,7 @@ def test_cheaper_settings_are_tried_in_turn():
             break
         assert found.peak()[1] <= budget
         seen.append((found.config.propagation, found.config.tables_on))
-    assert {on for _, on in seen} == {"device", "host"}
+    assert set(seen) == {("full", "host")}  # with less on the device, the same phase needs the most
     smallest, fits = fitting(Config(), SIZES, 1)
     assert not fits and smallest.peak()[1] <= found.peak()[1]
 
