@@ -162,6 +162,7 @@ def diffusion_step(case) -> Group:
         def call():
             loss = authors.diffusion_loss(
                 h,
+                model.num_users,
                 draw(),
                 nets,
                 alpha_bar,
