@@ -285,8 +285,7 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
         yield Part("momentum and average of the points", moments * c.points, DIFFUSION, host)
         yield Part("h", c.table, (propagation,))
         rows = 2 * users + _distinct(s.num_items, batch * (1 + negatives))
-        # Gradients of rows come as activations go.
-        # Vectors and histories of users, and vectors of items.
+        # Vectors and histories of users, vectors of items; their gradients come as activations go.
         yield Part("rows of the step", rows * c.row, (propagation, forward, backward))
         yield Part("work tables", max(c.propagating, c.meaning), (propagation,))
         yield Part("gradient of h", c.table, (table_step,))
