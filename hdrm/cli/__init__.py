@@ -1,0 +1,60 @@
+"""The command line: parses and prints; what is done is decided below, in hdrm.train."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import click
+
+from . import graph, installation, runs, training
+
+EPILOG = "The data sets, settings and files are described in README.md."
+ERRORS = (ValueError, TypeError, OSError, RuntimeError)
+
+
+def main() -> None:
+    """The entry point ``hdrm``: errors are one line on stderr and exit code 2."""
+    warnings.formatwarning = lambda message, *rest, **named: f"note: {message}\n"
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except click.Abort:
+        sys.exit(130)
+    except ERRORS as error:
+        _fail(str(error))
+    sys.exit(code or 0)
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.version_option(package_name="hdrm")
+def cli() -> None:
+    """Train, measure and use HDRM, the hyperbolic diffusion recommender model.
+
+    \b
+    hdrm train                      a generated data set, about a minute
+    hdrm train ml-1m_clean          a data set by name or path
+    hdrm evaluate RUN               the metrics of a run again
+    hdrm recommend RUN --user 7     the items for one user
+    hdrm plan DATASET               the memory that training it needs
+    hdrm graph build FILE -o GRAPH  a data set in files, for 10⁷ interactions and more
+    """
+
+
+for _command in (
+    training.train,
+    training.plan,
+    runs.evaluate,
+    runs.recommend,
+    graph.graph,
+    installation.info,
+    installation.kernels,
+    installation.bench,
+):
+    cli.add_command(_command)

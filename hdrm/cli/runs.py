@@ -1,0 +1,41 @@
+"""What is done with a run folder: evaluate, recommend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@click.option("--device", default="cpu", show_default=True)
+def evaluate(run, split, device) -> None:
+    """Rank all items for every user of RUN's data set and print the metrics."""
+    from ..train import evaluate_split, report, runs
+
+    opened = runs.Run.open(run, device)
+    dataset = opened.dataset()
+    results = evaluate_split(opened.model, dataset, split)
+    Console().print(report.metrics_table(f"{dataset.name}, {split} split", results))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--user", "users", multiple=True, required=True, help="A user's id as in the data; "
+              "repeat for several.")  # fmt: skip
+@click.option("-k", default=10, show_default=True, help="How many items.")
+@click.option("--device", default="cpu", show_default=True)
+def recommend(run, users, k, device) -> None:
+    """Print the K nearest items of a user that are not among the user's training items."""
+    from ..train import report, runs
+
+    opened = runs.Run.open(run, device)
+    console = Console()
+    ids = [opened.user_id(user) for user in users]
+    items, distances = opened.model.recommend(ids, k)
+    for user, row, lengths in zip(users, items.tolist(), distances.tolist()):
+        found = [(opened.item_label(i), d) for i, d in zip(row, lengths) if i >= 0]
+        console.print(report.recommendations_table(user, found))

@@ -1,0 +1,117 @@
+"""train, plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ..config import PRESETS, parse_assignments, preset_for
+from .options import Bytes, Count
+
+
+@click.command()
+@click.argument("dataset", default="demo")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from; by "
+              "default those that fit the data set's name, else the general ones.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="The run folder; it must not exist "
+              "or be empty.  [default: runs/DATASET-TIME]")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
+@click.option("--dim", type=int, help="Width of the embeddings.")
+@click.option("--epochs", type=int, help="Upper limit of epochs of each stage.")
+@click.option("--seed", type=int, help="Of weights, batches and noise; the data stay the same.")
+@click.option("--memory-budget", type=Bytes(), help="Device memory that may be used, such as 8GiB "
+              "(on the CPU: all memory). Settings that need less are chosen if these need "
+              "more.")  # fmt: skip
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; "
+              "repeat as needed. `hdrm info --preset NAME` lists them.")  # fmt: skip
+def train(dataset, preset, out, device, dim, epochs, seed, memory_budget, assignments) -> int:
+    """Train both stages on DATASET and measure the result.
+
+    DATASET is "demo" (the default: generated), a name found under $HDRM_DATA or ../shared/data, or
+    a path: a folder with {train,valid,test}_list.npy, with train.txt and test.txt, with one .inter
+    file, or of `hdrm graph build`; a .csv, .tsv, .parquet or .inter file of (user, item[, time]).
+
+    The model that ranks the validation split best is kept in the run folder. Ctrl-C ends the
+    training early and keeps it too.
+    """
+    from .. import data
+    from ..train import Trainer, report, runs
+    from ..train.plan import Sizes
+
+    console = Console()
+    changes = {"seed": seed} if seed is not None else {}
+    if epochs is not None:
+        changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
+    config = _config(preset or preset_for(Path(dataset).name), dim, assignments).replace(**changes)
+    interactions = data.load(dataset)
+    if memory_budget is not None:
+        sizes = Sizes.of(interactions)
+        config = _within(console, memory_budget, config, sizes, device)
+    out = out or runs.default_folder(interactions.name)
+    bars = report.Bars(console)
+    trainer = Trainer(interactions, config, out, source=dataset, device=device, observer=bars)
+    report.print_dataset(console, interactions)
+    try:
+        result = trainer.fit()
+    finally:
+        bars.close()
+    if result.interrupted:
+        console.print(f"stopped; the best model so far is kept: hdrm evaluate {out}")
+        return 130
+    console.print(report.metrics_table(f"{interactions.name}, test split", result.test))
+    report.print_verdict(console, result.model)
+    console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _config(preset, dim, assignments):
+    """A preset with what the command line changes."""
+    changes = parse_assignments(assignments)
+    return PRESETS[preset].replace(**changes | ({"dim": dim} if dim is not None else {}))
+
+
+def _within(console, budget, config, sizes, device):
+    """The settings that fit a budget; prints the plan, and fails with it where none do."""
+    from ..train import plan, report
+
+    found, fits = plan.fitting(config, sizes, budget, device=device)
+    report.print_plan(console, found)
+    if not fits:
+        phase, peak = found.peak()
+        raise ValueError(
+            f"the training needs at least {peak / 2**20:,.0f} MiB (in the phase {phase!r}, see "
+            f"above), more than the budget of {budget / 2**20:,.0f} MiB; lower dim or "
+            f"encoder_batch, or raise --memory-budget"
+        )
+    return found.config
+
+
+@click.command()
+@click.argument("dataset", required=False)
+@click.option("--users", type=Count(), help="Instead of DATASET, with --items, --interactions.")
+@click.option("--items", type=Count())
+@click.option("--interactions", type=Count(), help="For training; counts may be written 1e8.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from.")
+@click.option("--device", default="cuda", show_default=True, help="cpu, or a device of its own "
+              "memory.")  # fmt: skip
+@click.option("--dim", type=int, help="Width of the embeddings.")
+@click.option("--budget", type=Bytes(), help="Memory there is, such as 24GiB: choose settings that "
+              "fit, or exit with code 2.")  # fmt: skip
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting.")
+def plan(dataset, users, items, interactions, preset, device, dim, budget, assignments) -> None:
+    """Print what memory a training needs, before anything is allocated."""
+    from .. import data
+    from ..train import plan, report
+
+    counts = (users, items, interactions)
+    if (dataset is None) == (None in counts):
+        raise click.UsageError("give a DATASET, or --users, --items and --interactions")
+    sizes = plan.Sizes(*counts) if dataset is None else plan.Sizes.of(data.load(dataset))
+    config = _config(preset or preset_for(Path(dataset or "").name), dim, assignments)
+    console = Console()
+    if budget is not None:
+        _within(console, budget, config, sizes, device)
+    else:
+        report.print_plan(console, plan.plan(config, sizes, device=device))
