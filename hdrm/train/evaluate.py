@@ -13,19 +13,23 @@ HDRM's evaluation.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..data import Dataset
 from ..graph import CSR, BipartiteGraph
 
 CUTOFFS = (10, 20, 50, 100)
 VALIDATED = (10, 20)  # of these a validation looks at
 METRICS = ("recall", "ndcg", "precision", "mrr")
 BLOCK = 4096  # users ranked at a time: bounds memory, changes no result
+
+# Ids of users int64 (B,) and k → their k best items int64 (B, k), −1 for none.
+Rank = Callable[[Tensor, int], Tensor]
 
 
 def evaluate(
@@ -47,7 +51,58 @@ def evaluate(
 
     Returns:
         {"recall@10": …, "ndcg@10": …, …}, float64 averages; they do not depend on the blocks.
+
+    Raises:
+        ValueError: there is no item to be found.
     """
+    return evaluate_ranking(by_distance(points, *exclude, c=c), relevant, cutoffs)
+
+
+def evaluate_ranking(
+    rank: Rank, relevant: CSR, cutoffs: Sequence[int] = CUTOFFS
+) -> dict[str, float]:
+    """As :func:`evaluate`, of any ranking.
+
+    Args:
+        rank: ids of users int64 (B,) and k → their k best items int64 (B, k), −1 for none.
+        relevant: CSR (U × I) of the items to be found.
+    """
+    return {name: float(of.mean()) for name, of in user_metrics(rank, relevant, cutoffs)}
+
+
+def user_metrics(
+    rank: Rank, relevant: CSR, cutoffs: Sequence[int] = CUTOFFS
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What :func:`evaluate_ranking` averages: the name of every metric and its values, float64 (n,).
+
+    The n users are those with an item to be found, in ascending order. One metric comes after the
+    other, so that of many users only what is looked at is in memory.
+    """
+    deepest = max(cutoffs)
+    sizes = relevant.degrees[relevant.degrees > 0].cpu().numpy()
+    num_users, first_user = len(sizes), 0
+    hits = np.zeros((num_users, min(deepest, relevant.num_cols)), dtype=bool)  # in rank order
+    for _, found in ranked(rank, relevant, deepest):
+        hits[first_user : first_user + len(found)] = found.cpu().numpy()
+        first_user += len(found)
+    row, place = np.nonzero(hits)  # few of the entries
+    gain = 1 / np.log2(np.arange(2, deepest + 2))
+    ideal = np.cumsum(gain)
+    first = np.full(num_users, np.inf)
+    first[row[::-1]] = place[::-1] + 1  # a user's first hit is assigned last
+    for k in cutoffs:
+        within = place < k
+        user, at = row[within], place[within]
+        count = np.bincount(user, minlength=num_users)
+        dcg = np.bincount(user, gain[at], minlength=num_users)
+        yield f"recall@{k}", count / sizes
+        yield f"ndcg@{k}", dcg / ideal[np.minimum(sizes, k) - 1]
+        yield f"precision@{k}", count / k
+        yield f"mrr@{k}", np.where(first <= k, 1 / first, 0.0)
+
+
+def by_distance(points: tuple[Tensor, Tensor], *exclude: CSR, c: float = 1.0) -> Rank:
+    """The ranking by Lorentz distance; arguments as of :func:`evaluate`."""
     user_points, item_points = points
     device = user_points.device
 
@@ -56,58 +111,34 @@ def evaluate(
         out = functools.reduce(CSR.union, seen) if seen else None
         return ops.topk(user_points[users.to(device)], item_points, k, exclude=out, c=c)[1]
 
-    return evaluate_ranking(rank, relevant, cutoffs)
+    return rank
 
 
-def evaluate_ranking(
-    rank: Callable[[Tensor, int], Tensor], relevant: CSR, cutoffs: Sequence[int] = CUTOFFS
-) -> dict[str, float]:
-    """As :func:`evaluate`, of any ranking.
+def task(dataset: Dataset, split: str) -> tuple[CSR, ...]:
+    """What a ranking of "valid" or "test" has to find, then what it leaves out: earlier splits."""
+    if split == "test":
+        return dataset.test, dataset.train, dataset.valid
+    return dataset.valid, dataset.train
 
-    Args:
-        rank: ids of users int64 (B,) and k → their k best items int64 (B, k), −1 for none.
-        relevant: CSR (U × I) of the items to be found.
+
+def ranked(rank: Rank, relevant: CSR, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Items int64 (B, min(k, I)) and which of them are relevant, of blocks of ``user_metrics``' users.
+
+    ValueError: there is no item to be found.
     """
-    num_items, deepest = relevant.num_cols, max(cutoffs)
-    users = torch.nonzero(relevant.degrees)[:, 0]
-    hits = np.zeros((len(users), deepest), dtype=bool)
-    for start in range(0, len(users), BLOCK):
-        block = users[start : start + BLOCK]
-        items = rank(block, min(deepest, num_items))
+    if not relevant.nnz:
+        raise ValueError("there is nothing to find: no user has a relevant item")
+    num_items = relevant.num_cols
+    for block in torch.nonzero(relevant.degrees)[:, 0].split(BLOCK):
+        items = rank(block, min(k, num_items))
         rows, wanted = relevant.rows(block).to(items.device).pairs()
         place = torch.arange(len(block), device=items.device)[:, None] * num_items + items
-        found = (items >= 0) & _contains(rows * num_items + wanted, place)
-        hits[start : start + len(block), : items.shape[1]] = found.cpu().numpy()
-    return _metrics(hits, relevant.degrees[users].cpu().numpy(), cutoffs)
+        yield items, (items >= 0) & _contains(rows * num_items + wanted, place)
 
 
 def _contains(sorted_keys: Tensor, wanted: Tensor) -> Tensor:
     place = torch.searchsorted(sorted_keys, wanted).clamp_(max=len(sorted_keys) - 1)
     return sorted_keys[place] == wanted
-
-
-def _metrics(hits: np.ndarray, sizes: np.ndarray, cutoffs: Sequence[int]) -> dict[str, float]:
-    """Averages from hits (n, deepest) in rank order and the number of relevant items (n,)."""
-    num_users, deepest = hits.shape
-    row, place = np.nonzero(hits)  # few of the entries
-    gain = 1 / np.log2(np.arange(2, deepest + 2))
-    ideal = np.cumsum(gain)
-    first = np.full(num_users, np.inf)
-    first[row[::-1]] = place[::-1] + 1  # a user's first hit is assigned last
-    result = {}
-    for k in cutoffs:
-        within = place < k
-        user, at = row[within], place[within]
-        found = np.bincount(user, minlength=num_users)
-        dcg = np.bincount(user, gain[at], minlength=num_users)
-        per_user = {
-            "recall": found / sizes,
-            "ndcg": dcg / ideal[np.minimum(sizes, k) - 1],
-            "precision": found / k,
-            "mrr": np.where(first <= k, 1 / first, 0.0),
-        }
-        result |= {f"{name}@{k}": float(per_user[name].mean()) for name in METRICS}
-    return result
 
 
 def popularity(graph: BipartiteGraph, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from ..data import Dataset
 from ..model import HDRM, checkpoint
 from . import runs
 from .denoising import DenoisingStage
-from .evaluate import VALIDATED, evaluate, popularity
+from .evaluate import VALIDATED, evaluate, popularity, task
 from .stages import DiffusionStage, EncoderStage
 
 CRITERION = "ndcg@20"
@@ -223,16 +223,14 @@ def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[
     Training items are not ranked; on the test split neither are validation items.
     """
     device, c = model.omega.device, model.config.curvature
-    relevant = dataset.splits[split]
-    known = (dataset.train, dataset.valid) if split == "test" else (dataset.train,)
     popular = popularity(dataset.graph, device)
     with torch.no_grad():
         h = model.encoder(model.graph)
         encoded = model.mix(h, None, 0.0)
     return {
-        "popularity": evaluate(popular, relevant, *known),
-        "encoder": evaluate(encoded, relevant, *known, c=c),
-        "hdrm": evaluate(model.points(), relevant, *known, c=c),
+        "popularity": evaluate(popular, *task(dataset, split)),
+        "encoder": evaluate(encoded, *task(dataset, split), c=c),
+        "hdrm": evaluate(model.points(), *task(dataset, split), c=c),
     }
 
 
