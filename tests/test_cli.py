@@ -208,3 +208,22 @@ def test_changed_data_are_not_evaluated(run, tmp_path):
     np.save(folder / "test_list.npy", interactions()[5::9])
     code, _, err = run("evaluate", "kept")
     assert code == 2 and "fingerprint" in err and err.count("\n") == 1
+
+
+def test_two_runs_are_compared(run, tmp_path):
+    write_npy(tmp_path / "tiny")
+    for seed in (0, 1):
+        assert run("train", "tiny", "--out", f"run{seed}", "--seed", seed, *QUICK)[0] == 0
+    code, out, _ = run("compare", "run0", "run1", "--resamples", "200")
+    assert code == 0 and "B − A" in out and "95 % interval" in out
+    rows = [line.split("│")[1:-1] for line in out.splitlines() if "@" in line]
+    assert len(rows) == 16
+    reports = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("run0", "run1")]
+    for name, a, b, difference, *_ in rows:
+        expected = [report["hdrm"][name.strip().lower()] for report in reports]
+        assert [a.strip(), b.strip()] == [f"{value:.4f}" for value in expected]
+        assert float(difference) == pytest.approx(expected[1] - expected[0], abs=6e-5)
+    write_npy(tmp_path / "other", test=interactions()[3::8])
+    assert run("train", "other", "--out", "run2", *QUICK)[0] == 0
+    code, _, err = run("compare", "run0", "run2")
+    assert code == 2 and "same data only" in err and err.count("\n") == 1

@@ -41,6 +41,7 @@ def cli() -> None:
     hdrm train                      a generated data set, about a minute
     hdrm train ml-1m_clean          a data set by name or path
     hdrm evaluate RUN               the metrics of a run again
+    hdrm compare RUN_A RUN_B        which ranks better, and how sure that is
     hdrm recommend RUN --user 7     the items for one user
     hdrm plan DATASET               the memory that training it needs
     hdrm graph build FILE -o GRAPH  a data set in files, for 10⁷ interactions and more
@@ -51,6 +52,7 @@ for _command in (
     training.train,
     training.plan,
     runs.evaluate,
+    runs.compare,
     runs.recommend,
     graph.graph,
     installation.info,

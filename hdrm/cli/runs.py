@@ -1,4 +1,4 @@
-"""What is done with a run folder: evaluate, recommend."""
+"""What is done with a run folder: evaluate, compare, recommend, report."""
 
 from __future__ import annotations
 
@@ -20,6 +20,34 @@ def evaluate(run, split, device) -> None:
     dataset = opened.dataset()
     results = evaluate_split(opened.model, dataset, split)
     Console().print(report.metrics_table(f"{dataset.name}, {split} split", results))
+
+
+@click.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["test", "valid"]), default="test", show_default=True)
+@click.option("--resamples", type=click.IntRange(1), default=10_000, show_default=True, help="Of "
+              "the users, with replacement.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the "
+              "resamples.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True)
+def compare(run_a, run_b, split, resamples, seed, device) -> None:
+    """Say by how much RUN_B ranks better than RUN_A, and how sure that is.
+
+    Both must be runs on the same data. The 95 % interval and the two-sided p-value of every metric
+    are those of a paired bootstrap over the users: they say whether the difference could be one of
+    the users drawn, not whether another seed of the training would show it. Each p is of one metric
+    alone.
+    """
+    from ..train import report, runs
+    from ..train.compare import compare_runs
+
+    opened = [runs.Run.open(folder, device) for folder in (run_a, run_b)]
+    found, users = compare_runs(*opened, split, resamples=resamples, seed=seed)
+    title = f"{opened[0].description['name']}, {split} split, {users:,} users"
+    console = Console()
+    console.print(f"A: {run_a}\nB: {run_b}", highlight=False, soft_wrap=True)
+    console.print(report.comparison_table(title, found))
 
 
 @click.command()

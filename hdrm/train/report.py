@@ -14,9 +14,11 @@ from ..data import Dataset
 from ..model import HDRM
 from ..model.diffusion import Diffusion
 from . import plan
+from .compare import Difference
 from .evaluate import CUTOFFS, METRICS
 from .trainer import CRITERION, Observer
 
+NAMES = {"recall": "Recall", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 ROWS = {"popularity": "popularity", "encoder": "encoder alone (ω = 0)", "hdrm": "HDRM"}
 
 
@@ -83,15 +85,39 @@ def metrics_table(title: str, results: dict[str, dict[str, float]]) -> Table:
     table = Table(title=title)
     table.add_column("ranker")
     table.add_column("K", justify="right")
-    names = {"recall": "Recall", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
     for metric in METRICS:
-        table.add_column(names[metric], justify="right")
+        table.add_column(NAMES[metric], justify="right")
     for ranker, metrics in results.items():
         for k in CUTOFFS:
             values = (f"{metrics[f'{metric}@{k}']:.4f}" for metric in METRICS)
             name = ROWS[ranker] if k == CUTOFFS[0] else ""
             table.add_row(name, str(k), *values, end_section=k == CUTOFFS[-1])
     return table
+
+
+def comparison_table(title: str, found: dict[str, Difference]) -> Table:
+    """Metrics of two runs, their difference, its 95 % interval and p-value."""
+    table = Table(title=title)
+    table.add_column("metric")
+    for column in ("A", "B", "B − A", "95 % interval", "p"):
+        table.add_column(column, justify="right")
+    for metric in METRICS:
+        for k in CUTOFFS:
+            row = found[f"{metric}@{k}"]
+            table.add_row(
+                f"{NAMES[metric]}@{k}",
+                f"{row.a:.4f}",
+                f"{row.b:.4f}",
+                _signed(row.difference),
+                f"{_signed(row.low)} … {_signed(row.high)}",
+                f"{row.p:.2g}",
+                end_section=k == CUTOFFS[-1],
+            )
+    return table
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:+.4f}"  # + 0.0: nothing is shown as −0.0000
 
 
 def schedule_table(title: str, diffusion: Diffusion) -> Table:
