@@ -10,7 +10,7 @@ import click
 from . import graph, installation, runs, training
 
 EPILOG = "The data sets, settings and files are described in README.md."
-ERRORS = (ValueError, TypeError, OSError, RuntimeError)
+ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def cli() -> None:
     hdrm evaluate RUN               the metrics of a run again
     hdrm compare RUN_A RUN_B        which ranks better, and how sure that is
     hdrm recommend RUN --user 7     the items for one user
+    hdrm report RUN                 a page about a run, to look at
     hdrm plan DATASET               the memory that training it needs
     hdrm graph build FILE -o GRAPH  a data set in files, for 10⁷ interactions and more
     """
@@ -54,6 +55,7 @@ for _command in (
     runs.evaluate,
     runs.compare,
     runs.recommend,
+    runs.report,
     graph.graph,
     installation.info,
     installation.kernels,

@@ -67,3 +67,23 @@ def recommend(run, users, k, device) -> None:
     for user, row, lengths in zip(users, items.tolist(), distances.tolist()):
         found = [(opened.item_label(i), d) for i, d in zip(row, lengths) if i >= 0]
         console.print(report.recommendations_table(user, found))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--titles", type=click.Path(path_type=Path), help="Names of items: lines of id and "
+              "title, separated by commas, tabs or '::'. Ids are those of the data set's "
+              "files.")  # fmt: skip
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The page.  [default: "
+              "RUN/report.html]")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True)
+def report(run, titles, out, device) -> None:
+    """Write a page about RUN: curves, metrics, groups, geometry, examples.
+
+    One HTML file without references to others. Needs matplotlib: pip install 'hdrm[report]'.
+    """
+    from ..report import write_page
+    from ..train import runs
+
+    written = write_page(runs.Run.open(run, device), out, titles)
+    Console().print(f"page: {written}", highlight=False, soft_wrap=True)

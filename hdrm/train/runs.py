@@ -5,6 +5,7 @@ dataset.json                       source, sizes and fingerprint of the data
 labels.json                        the original ids, where the data were renumbered
 metrics.jsonl                      one line per validation
 report.json                        the metrics on the test split
+report.html                        what `hdrm report` writes
 """
 
 from __future__ import annotations
@@ -102,6 +103,23 @@ class Run:
             )
         return dataset
 
+    def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl, one of each validation; none if there was none.
+
+        Raises:
+            ValueError: a damaged line.
+        """
+        path = self.folder / METRICS_FILE
+        if not path.exists():
+            return []
+        records = []
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, is damaged: {error}") from error
+        return records
+
     def user_id(self, label: str) -> int:
         """The user that goes by ``label``: an original id where there are any, else a number."""
         labels = self.labels.get("users")
@@ -116,6 +134,10 @@ class Run:
             else (f"a number in 0 … {self.model.num_users - 1}")
         )
         raise ValueError(f"{self.folder} knows no user {label!r}; expected {expected}")
+
+    def user_label(self, user: int) -> str:
+        labels = self.labels.get("users")
+        return str(labels[user] if labels else user)
 
     def item_label(self, item: int) -> str:
         labels = self.labels.get("items")
