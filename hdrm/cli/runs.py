@@ -80,7 +80,8 @@ def recommend(run, users, k, device) -> None:
 def report(run, titles, out, device) -> None:
     """Write a page about RUN: curves, metrics, groups, geometry, examples.
 
-    One HTML file without references to others. Needs matplotlib: pip install 'hdrm[report]'.
+    One HTML file without references to others. Needs the extra report: pip install -e
+    '.[report]'.
     """
     from ..report import write_page
     from ..train import runs

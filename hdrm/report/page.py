@@ -71,7 +71,9 @@ def _template():
         import matplotlib  # noqa: F401
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise ImportError(f"the report needs {error.name}: pip install 'hdrm[report]'") from error
+        raise ImportError(
+            f"the page needs {error.name}, of the extra report: pip install -e '.[report]'"
+        ) from error
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -180,8 +182,8 @@ def _examples(run: Run, dataset: Dataset, rank: Rank, names: dict[int, str]) -> 
     trained = dataset.train.degrees
     able = torch.nonzero((trained > 0) & (dataset.test.degrees > 0))[:, 0]
     by_count = able[trained[able].argsort(stable=True)]
-    places = torch.linspace(0, max(len(able) - 1, 0), min(EXAMPLES, len(able))).round().long()
-    users = by_count[places]
+    places = np.linspace(0, len(able) - 1, min(EXAMPLES, len(able))).round().astype(np.int64)
+    users = by_count[torch.from_numpy(places)]
     if not len(users):
         return []
 

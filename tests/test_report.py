@@ -1,0 +1,392 @@
+"""The page of `hdrm report`: what it holds, that it is closed in itself, and the numbers on it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from hdrm import CSR, cli, data, ops
+from hdrm.config import Config
+from hdrm.report import disk, figures, groups, page, write_page
+from hdrm.report.titles import read_titles
+from hdrm.train import Trainer, runs
+
+VOID = {"meta"}
+SECTIONS = ["training", "test", "activity", "popularity", "geometry", "examples", "settings"]
+EVIL = "<script>alert('book')</script>"
+
+
+class Page(HTMLParser):
+    """A page taken apart: its elements, its text, and the cells of its tables; tags must balance."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements, self.words, self.rows, self._open = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, text):
+        self.words.append(text)
+        if self._open and self._open[-1] in ("td", "th"):
+            self.rows[-1][-1] += text
+
+    def all(self, attribute):
+        return [found[attribute] for _, found in self.elements if attribute in found]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on a table whose ids are foreign input; both stages, ω > 0, and a curvature."""
+    root = tmp_path_factory.mktemp("report")
+    pairs = np.argwhere(np.random.default_rng(0).random((40, 30)) ** 2 < 0.3)
+    lines = [f"reader&{u},<b>{i}" for u, i in pairs]
+    (root / "loans.csv").write_text("\n".join(["user,item", *lines]) + "\n")
+    config = Config(
+        dim=9, hidden=(8,), encoder_epochs=4, diffusion_epochs=2, encoder_batch=400, omega=0.5,
+        diffusion_batch=400, curvature=2.0, patience=9,
+    )  # fmt: skip
+    source = str(root / "loans.csv")
+    Trainer(data.load(source), config, root / "run", source=source).fit()
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def titles(run):
+    path = run.parent / "titles.tsv"
+    path.write_text(f"item_id:token\ttitle:token_seq\n<b>1\t{EVIL}\n<b>2\tÉmile & Zoë\nother\tno\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def text(run, titles):
+    return write_page(runs.Run.open(run), titles=titles).read_text(encoding="utf-8")
+
+
+def test_the_page_parses_and_has_all_sections(run, text):
+    found = Page(text)
+    headings = [of["id"] for tag, of in found.elements if tag == "h2"]
+    assert headings == SECTIONS
+    for words in ("Stage encoder", "Stage diffusion", "Poincaré disk", "loans", "ω = "):
+        assert words in found.text
+    pictures = [of for tag, of in found.elements if tag == "svg"]
+    assert len(pictures) == 6 and all(of["role"] == "img" and of["aria-label"] for of in pictures)
+    assert (run / page.PAGE_FILE).read_text(encoding="utf-8") == text
+    assert not list(run.glob(".*")), "a temporary file was left behind"
+
+
+def test_the_page_refers_to_nothing_but_itself(text):
+    found = Page(text)
+    ids = found.all("id")
+    assert len(ids) == len(set(ids))
+    references = [link for name in ("href", "src", "xlink:href") for link in found.all(name)]
+    assert any(link.startswith("data:image/png;base64,") for link in references)
+    inside = [link for link in references if not link.startswith("data:image/png;base64,")]
+    inside += re.findall(r"url\(([^)]*)\)", text)
+    assert len(inside) > 20
+    for link in inside:
+        assert link[0] == "#" and link[1:] in ids, link
+    assert "@import" not in text
+    for tag, attributes in found.elements:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_foreign_text_is_escaped(run, text):
+    found = Page(text)
+    assert "b" not in {tag for tag, _ in found.elements}
+    assert EVIL not in text and EVIL in found.text and "Émile & Zoë (<b>2)" in found.text
+    assert "User reader&" in found.text and "2 of 30 items have a title" in found.text
+
+
+def test_the_metrics_are_those_of_the_run(run, text):
+    rows = Page(text).rows
+    report = json.loads((run / runs.REPORT_FILE).read_text())
+    expected = [
+        [
+            str(k),
+            *(f"{of[f'{metric}@{k}']:.4f}" for metric in ("recall", "ndcg", "precision", "mrr")),
+        ]
+        for of in report.values()
+        for k in (10, 20, 50, 100)
+    ]
+    start = next(at for at, row in enumerate(rows) if row[0] == "ranker")
+    assert [row[1:] for row in rows[start + 1 : start + 13]] == expected
+
+
+def test_examples_are_the_ranking(run, titles, text):
+    """One user after the other, items sorted by distance."""
+    opened = runs.Run.open(run)
+    dataset, (users, items) = opened.dataset(), opened.model.points()
+    names = read_titles(titles)
+    blocks = re.split("<h3>User ", text.split('id="examples"')[1])[1:]
+    shown = [opened.user_id(Page("<p>" + block.split("<")[0] + "</p>").text) for block in blocks]
+    assert len(set(shown)) == page.EXAMPLES
+    degrees = dataset.train.degrees[shown].tolist()
+    assert degrees == sorted(degrees) and degrees[0] < degrees[-1]
+
+    def name(item):
+        label = opened.item_label(item)
+        return f"{names[label]} ({label})" if label in names else label
+
+    hits = 0
+    for user, block in zip(shown, blocks):
+        split = {part: set(csr.row(user).tolist()) for part, csr in dataset.splits.items()}
+        distances = ops.distance(users[user], items, c=2.0).tolist()
+        order = sorted(range(30), key=lambda item: (distances[item], item))
+        ranking = [item for item in order if item not in split["train"] | split["valid"]][:10]
+        found = Page("<h3>" + block.split("<h2")[0])
+        rows = [
+            [str(place), name(item), f"{distances[item]:.4f}", "✓ yes" * (item in split["test"])]
+            for place, item in enumerate(ranking, 1)
+        ]
+        assert found.rows[1:] == rows
+        marked = [of for tag, of in found.elements if tag == "tr" and of.get("class") == "hit"]
+        hits += len(marked)
+        assert len(marked) == sum(row[3] != "" for row in rows)
+        known = [name(item) for item in order if item in split["train"]][:10]
+        assert re.findall(r"\d+ of \d+ training", found.text) == [
+            f"{len(known)} of {len(split['train'])} training"
+        ]
+        listed = found.text.split("training items")[1].split("recommended;")[0]
+        assert listed.split() == " ".join(known).split()
+    assert hits
+
+
+def test_the_same_run_gives_the_same_bytes(run, titles, text, tmp_path):
+    again = write_page(runs.Run.open(run), tmp_path / "again.html", titles)
+    assert again.read_text(encoding="utf-8") == text
+
+
+def test_a_run_that_was_interrupted_has_a_page(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    for path in run.iterdir():
+        if path.name not in (runs.METRICS_FILE, runs.REPORT_FILE):
+            (tmp_path / "run" / path.name).write_bytes(path.read_bytes())
+    found = Page(write_page(runs.Run.open(tmp_path / "run")).read_text(encoding="utf-8"))
+    assert "interrupted before the first one" in found.text
+    (tmp_path / "run" / runs.METRICS_FILE).write_text('{"stage": \n')
+    with pytest.raises(ValueError, match="metrics.jsonl, line 1, is damaged"):
+        write_page(runs.Run.open(tmp_path / "run"))
+
+
+# Groups
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_quantile_groups_are_a_partition_by_count(number):
+    counts = np.random.default_rng(1).geometric(0.02, 1000)
+    found = groups.quantile_groups(counts, number)
+    assert len(found) == number
+    assert sorted(np.concatenate([members for _, members in found])) == list(range(1000))
+    last = -1
+    for label, members in found:
+        low, high = (int(end) for end in label.split(" … "))
+        assert last < low == counts[members].min() and high == counts[members].max()
+        assert len(members) == pytest.approx(1000 / number, abs=30)
+        last = high
+
+
+def test_equal_counts_are_one_group():
+    assert [label for label, _ in groups.quantile_groups(np.full(9, 1234))] == ["1,234"]
+    few = groups.quantile_groups(np.array([0, 0, 0, 0, 7]))
+    assert [(label, members.tolist()) for label, members in few] == [
+        ("0", [0, 1, 2, 3]),
+        ("7", [4]),
+    ]
+
+
+def test_groups_of_items_against_loops():
+    generator = np.random.default_rng(2)
+    num_users, num_items, k = 50, 24, 5
+    order = np.array([generator.permutation(num_items) for _ in range(num_users)])
+    order[::3, 3:] = -1
+    wanted = [set(np.flatnonzero(generator.random(num_items) < 0.1)) for _ in range(num_users)]
+    pairs = np.array([(user, item) for user, items in enumerate(wanted) for item in items])
+    relevant = CSR.from_pairs(*pairs.T, num_users, num_items)
+    trained = generator.integers(0, 40, num_items)
+    trained[:3] = 0
+    counts = groups.ItemCounts.of(lambda users, n: torch.from_numpy(order[users, :n]), relevant, k)
+    top = [list(row[:k]) for row in order]
+    asked = [user for user in range(num_users) if wanted[user]]
+    assert len(asked) < num_users
+    every = sum(item >= 0 for user in asked for item in top[user])
+    found = groups.by_popularity(trained, counts)
+    assert len(found) == groups.GROUPS
+    for group, (label, members) in zip(found, groups.quantile_groups(trained)):
+        members = set(members)
+        to_find = sum(len(wanted[user] & members) for user in asked)
+        hits = sum(len(wanted[user] & members & set(top[user])) for user in asked)
+        shown = sum(item in members for user in asked for item in top[user])
+        assert (group.label, group.items) == (label, len(members))
+        assert group.recall == pytest.approx(hits / to_find)
+        assert group.of_recommended == pytest.approx(shown / every)
+        assert group.of_relevant == pytest.approx(to_find / len(pairs))
+        assert group.of_training == pytest.approx(trained[list(members)].sum() / trained.sum())
+
+
+def test_a_group_without_anything_to_find_has_no_recall():
+    zero = np.zeros(6, dtype=np.int64)
+    counts = groups.ItemCounts(np.array([0, 0, 0, 1, 1, 1]), zero + 2, zero + 1)
+    found = groups.by_popularity(np.array([1, 1, 1, 9, 9, 9]), counts)
+    assert [group.recall for group in found] == [None, 1.0]
+
+
+def test_groups_of_users_are_averages():
+    counts = np.array([1, 9, 1, 9, 5])
+    recall, ndcg = np.arange(5.0), 10 * np.arange(5.0)
+    found = groups.by_activity(counts, recall, ndcg)
+    assert [(of.label, of.users, of.recall, of.ndcg) for of in found] == [
+        ("1", 2, 1, 10),
+        ("5", 1, 4, 40),
+        ("9", 2, 2, 20),
+    ]
+
+
+def test_spearman_is_scipys():
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=200), generator.integers(0, 9, 200)
+    assert page._spearman(a + b, b) == pytest.approx(stats.spearmanr(a + b, b).statistic)
+    assert np.isnan(page._spearman(a, np.ones(200, dtype=np.int64)))
+
+
+# The disk
+
+
+@pytest.mark.parametrize(("c", "dim"), [(1.0, 6), (0.3, 4), (2.5, 1)])
+def test_the_disk_keeps_hyperbolic_radii(c, dim):
+    tangent = torch.randn(200, dim + 1, dtype=torch.float64) * torch.logspace(-2, 0.5, 200)[:, None]
+    points = ops.expmap0(tangent, c=c)
+    found = disk.picture(points, c)
+    ball = points[:, 1:] / (1 + c**0.5 * points[:, :1])  # of radius 1/√c
+    radius = np.linalg.norm(found.positions, axis=1)
+    np.testing.assert_allclose(radius, c**0.5 * ball.norm(dim=1).numpy(), rtol=1e-9)
+    np.testing.assert_allclose(found.distances, tangent[:, 1:].norm(dim=1).numpy(), rtol=1e-9)
+    assert found.share == pytest.approx(1.0) if dim == 1 else 0 < found.share < 1
+
+
+def test_directions_are_those_of_the_principal_axes():
+    scale = torch.tensor([0, 0.1, 3, 0.2, 1, 0.1])
+    tangent = torch.randn(300, 6, generator=torch.Generator().manual_seed(0)).double() * scale
+    tangent[:, 1] += 5  # what all have in common
+    found = disk.picture(ops.expmap0(tangent), 1.0)
+    centred = (tangent - tangent.mean(0))[:, 1:].numpy()
+    _, values, axes = np.linalg.svd(centred, full_matrices=False)
+    assert found.share == pytest.approx((values[:2] ** 2).sum() / (values**2).sum())
+    flat = centred @ axes[:2].T
+    flat *= np.sign([axes[0, 1], axes[1, 3]])  # the largest part of an axis points up
+    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    radius = np.linalg.norm(found.positions, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.positions / radius, unit, atol=1e-6)
+
+
+def test_one_item_at_the_origin_can_be_drawn():
+    found = disk.picture(ops.expmap0(torch.zeros(1, 4)), 1.0)
+    assert found.positions.tolist() == [[0, 0]] and found.share == 1.0
+    drawn = figures.disk(found, np.zeros(1, dtype=np.int64), 1.0, 'a "picture" <here>')
+    assert Page(drawn).elements[0][1]["aria-label"] == 'a "picture" <here>'
+
+
+@pytest.mark.parametrize("farthest", [0.011, 0.1, 0.93, 1.0, 2.4, 5.9, 6.0, 9.99, 43.0])
+def test_rings_are_few_and_inside(farthest):
+    rings = figures._rings(farthest)
+    assert 2 <= len(rings) <= 5 and rings[-1] <= farthest * (1 + 1e-12)
+    assert np.allclose(np.diff(rings), rings[0])
+
+
+# Titles
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("1::Toy Story (1995)::Animation\n2::Amélie::Comedy\n", {"1": "Toy Story (1995)", "2": "Amélie"}),
+        ('movieId,title,genres\n1,"Heat, the",x\n2,Go,y\n', {"1": "Heat, the", "2": "Go"}),
+        ('genres,Title,movie_id\nx,"A ""B""",7\n', {"7": 'A "B"'}),
+        ("item_id:token\titem_name:token_seq\na1\tA\n\n", {"a1": "A"}),
+        ('7\t"Weird" Al\n8\t\n9\n', {"7": '"Weird" Al'}),
+        ("1,A\r\n2,B\r\n", {"1": "A", "2": "B"}),
+        ("a,b\nc,d\n", {"a": "b", "c": "d"}),
+    ],
+)  # fmt: skip
+def test_titles(tmp_path, content, expected):
+    for encoding in ("utf-8", "utf-8-sig", "latin-1"):
+        (tmp_path / "titles").write_bytes(content.encode(encoding))
+        assert read_titles(tmp_path / "titles") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "expected lines of an item's id and title"),
+        ("1 Toy Story\n", "got '1 Toy Story'"),
+        ("title,year\nA,1\n", "names no column of ids, such as item_id: title, year"),
+        ('1,A\n2,"B\n' + "x" * 200_000, "cannot be read: field larger"),
+    ],
+)
+def test_files_that_are_no_titles(tmp_path, content, words):
+    (tmp_path / "titles.csv").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        read_titles(tmp_path / "titles.csv")
+
+
+# The command
+
+
+def call(monkeypatch, capsys, *args):
+    monkeypatch.setattr(sys, "argv", ["hdrm", "report", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code or 0, *capsys.readouterr()
+
+
+def test_the_command_writes_the_page(run, titles, text, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "page.html"
+    code, said, _ = call(monkeypatch, capsys, run, "--titles", titles, "-o", out)
+    assert code == 0 and str(out) in said and out.read_text(encoding="utf-8") == text
+
+
+def test_mistakes_are_one_line_and_no_file(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "other.csv").write_text("id,title\n7,Seven\n")
+    for args, words in (
+        ((run, "--titles", tmp_path / "none.csv"), "no such file of titles"),
+        ((run, "--titles", tmp_path / "other.csv"), "has a title of no item of"),
+        ((run, "-o", tmp_path), "is a folder"),
+        ((run, "-o", tmp_path / "there" / "page.html"), "for the page does not exist"),
+        ((tmp_path,), "is not a run of"),
+    ):
+        code, _, error = call(monkeypatch, capsys, *args)
+        assert code == 2 and words in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["other.csv"]
+
+
+def test_a_missing_library_names_the_extra(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, error = call(monkeypatch, capsys, run)
+    assert code == 2 and "matplotlib" in error and ".[report]" in error and error.count("\n") == 1
