@@ -112,7 +112,7 @@ def test_the_page_refers_to_nothing_but_itself(text):
     assert len(inside) > 20
     for link in inside:
         assert link[0] == "#" and link[1:] in ids, link
-    assert "@import" not in text
+    assert "@import" not in text and text.count("<!DOCTYPE") == 1 and "<?" not in text
     for tag, attributes in found.elements:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
         assert not [name for name in attributes if name.startswith("on")]
@@ -138,6 +138,18 @@ def test_the_metrics_are_those_of_the_run(run, text):
     ]
     start = next(at for at, row in enumerate(rows) if row[0] == "ranker")
     assert [row[1:] for row in rows[start + 1 : start + 13]] == expected
+    users, items = (at for at, row in enumerate(rows) if row[0] == "training interactions")
+    groups_of_users = np.array(
+        [[float(cell) for cell in row[1:]] for row in rows[users + 1 : items]]
+    )
+    means = np.average(groups_of_users[:, 1:], axis=0, weights=groups_of_users[:, 0])
+    totals = [report["hdrm"]["recall@20"], report["hdrm"]["ndcg@20"]]
+    assert means == pytest.approx(totals, abs=1e-4)
+    groups_of_items = [row for row in rows[items + 1 :] if len(row) == 6]
+    assert sum(int(row[1]) for row in groups_of_items) == 30
+    for column in (2, 3, 5):
+        shares = [float(row[column].removesuffix(" %")) for row in groups_of_items]
+        assert sum(shares) == pytest.approx(100, abs=0.3)
 
 
 def test_examples_are_the_ranking(run, titles, text):

@@ -13,11 +13,6 @@ from torch import Tensor
 from .. import ops
 
 
-def radii(points: Tensor, c: float) -> Tensor:
-    """Distances (n,) of points (n, d+1) to the origin: the lengths of their logarithms."""
-    return ops.logmap0(points, c=c)[:, 1:].norm(dim=1)
-
-
 def on_disk(distance: np.ndarray, c: float) -> np.ndarray:
     """How far from its centre the unit disk shows what lies at a distance from the origin.
 

@@ -81,6 +81,7 @@ def radius(distances: np.ndarray, counts: np.ndarray, alt: str) -> str:
     def paint(axes) -> None:
         axes.scatter(counts, distances, s=5, color=BLUE, alpha=0.6, linewidths=0, rasterized=True)
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlim(-0.3 if counts.min() == 0 else 0.8 * counts.min(), 1.3 * max(counts.max(), 1))
         axes.set(xlabel="training interactions of the item", ylabel="distance to the origin")
 
