@@ -218,7 +218,7 @@ def test_two_runs_are_compared(run, tmp_path):
     assert code == 0 and "B − A" in out and "95 % interval" in out
     rows = [line.split("│")[1:-1] for line in out.splitlines() if "@" in line]
     assert len(rows) == 16
-    reports = [json.loads((tmp_path / folder / "report.json").read_text()) for folder in ("run0", "run1")]
+    reports = [json.loads((tmp_path / f"run{i}" / "report.json").read_text()) for i in (0, 1)]
     for name, a, b, difference, *_ in rows:
         expected = [report["hdrm"][name.strip().lower()] for report in reports]
         assert [a.strip(), b.strip()] == [f"{value:.4f}" for value in expected]

@@ -11,7 +11,7 @@ import torch
 from hdrm import CSR, BipartiteGraph, ops
 from hdrm.data import load
 from hdrm.train import evaluate, popularity
-from hdrm.train.evaluate import by_distance, evaluate_ranking, user_metrics
+from hdrm.train.evaluate import by_distance, evaluate_ranking, task, user_metrics
 
 CUTOFFS = (1, 5, 20)
 
@@ -153,6 +153,11 @@ def test_cutoffs_beyond_the_number_of_items(problem):
     """All items are ranked then: what is not excluded is found."""
     points, relevant, exclude = problem
     assert evaluate(points, relevant, exclude, cutoffs=(100,))["recall@100"] == 1.0
+
+
+def test_a_split_that_is_not_ranked_is_an_error():
+    with pytest.raises(ValueError, match="'valid' or 'test', got 'train'"):
+        task(load("demo"), "train")
 
 
 def test_popularity_ranks_by_training_counts_then_id():

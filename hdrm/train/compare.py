@@ -8,9 +8,10 @@ truth. From the means Δ*_1 … Δ*_R of R resamples:
     p-value     (1 + |{r : |Δ*_r − Δ| ≥ |Δ|}|) / (1 + R), two-sided: Δ* moved to the null hypothesis
 
 The interval is the percentile interval of Efron and Tibshirani, *An introduction to the bootstrap*,
-1993, §13.3; the test is that of their §16.4, which Smucker, Allan and Carterette, *A comparison of
-statistical significance tests for information retrieval evaluation*, CIKM 2007, recommend for rankings;
-the ones keep p above 0 (Davison and Hinkley, *Bootstrap methods and their application*, 1997, §4.2).
+1993, §13.3, and the test shifts the mean as theirs of §16.4; Smucker, Allan and Carterette, *A
+comparison of statistical significance tests for information retrieval evaluation*, CIKM 2007, found it
+to agree with the t test and the randomisation test on rankings. The ones keep p above 0 (Davison and
+Hinkley, *Bootstrap methods and their application*, 1997, §4.2).
 """
 
 from __future__ import annotations

@@ -115,16 +115,21 @@ def by_distance(points: tuple[Tensor, Tensor], *exclude: CSR, c: float = 1.0) ->
 
 
 def task(dataset: Dataset, split: str) -> tuple[CSR, ...]:
-    """What a ranking of "valid" or "test" has to find, then what it leaves out: earlier splits."""
+    """What a ranking on "valid" or "test" has to find, then what it leaves out: the earlier splits.
+
+    ValueError: another split.
+    """
     if split == "test":
         return dataset.test, dataset.train, dataset.valid
-    return dataset.valid, dataset.train
+    if split == "valid":
+        return dataset.valid, dataset.train
+    raise ValueError(f"split must be 'valid' or 'test', got {split!r}")
 
 
 def ranked(rank: Rank, relevant: CSR, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Items int64 (B, min(k, I)) and which of them are relevant, of blocks of ``user_metrics``' users.
+    """The first k items int64 (B, min(k, I)) and which of them are relevant, block by block.
 
-    ValueError: there is no item to be found.
+    The users are those of :func:`user_metrics`. ValueError: there is no item to be found.
     """
     if not relevant.nnz:
         raise ValueError("there is nothing to find: no user has a relevant item")
