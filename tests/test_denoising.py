@@ -49,11 +49,36 @@ def test_the_loss_is_its_definition(c):
 
 
 def test_the_gradient_is_that_of_the_loss():
-    inputs = [points(rows, 1.0).requires_grad_() for rows in (3, 6)]
-    pairs = POSITIVES.unbind(1), SEEN.unbind(1)
-    assert torch.autograd.gradcheck(lambda x, y: unseen_softmax_loss(x, y, *pairs, 0.8), inputs)
-    unseen_softmax_loss(*inputs, *pairs, 0.8).backward()
+    inputs = [ops.logmap0(points(rows, 1.0)).requires_grad_() for rows in (3, 6)]
+
+    def loss(users, items):
+        return unseen_softmax_loss(
+            ops.expmap0(users), ops.expmap0(items), POSITIVES.unbind(1), SEEN.unbind(1), 0.8
+        )
+
+    assert torch.autograd.gradcheck(loss, inputs)
+    loss(*inputs).backward()
     assert torch.equal(inputs[0].grad[1], torch.zeros(5).double()), "no negative, no gradient"
+
+
+def test_a_nearly_flat_space_is_the_euclidean_one():
+    """c → 0 in float32: s = −|u − v|²/τ, although ⟨x, y⟩_L is 1/c and what is left of it."""
+    c = 1e-6
+    users, items = (
+        torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (3, 6)
+    )
+    pairs = POSITIVES.unbind(1), SEEN.unbind(1)
+    curved = unseen_softmax_loss(ops.expmap0(users, c=c), ops.expmap0(items, c=c), *pairs, 0.8, c=c)
+    s = -(users[:, None, 1:] - items[None, :, 1:]).double().square().sum(2) / 0.8
+    rest = s.index_put(SEEN.unbind(1), torch.tensor(-torch.inf).double())
+    row = POSITIVES[:, 0]
+    flat = torch.nn.functional.softplus(rest.logsumexp(1)[row] - s[POSITIVES.unbind(1)])
+    torch.testing.assert_close(curved.double(), flat[row != 1].sum(), rtol=1e-5, atol=0)
+    for of_curved, of_flat in zip(
+        torch.autograd.grad(curved, (users, items)),
+        torch.autograd.grad(flat[row != 1].sum(), (users, items)),
+    ):
+        torch.testing.assert_close(of_curved[:, 1:], of_flat[:, 1:], rtol=1e-3, atol=1e-5)
 
 
 def model_and_stage(**changes):

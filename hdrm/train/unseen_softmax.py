@@ -51,9 +51,10 @@ def unseen_softmax_loss(
 class _UnseenSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, users, items, row, positive, seen_row, seen, weights, scale, c):
-        # s + 2/(cτ) = (2/τ)·⟨x, y⟩_L; the constant falls out of the loss. Items carry the sign.
+        # With y_0 = 1/√c + b, s is (2/τ)·(x_s·y_s − x_0·b) but for what all items of a user share,
+        # which falls out of the loss. b is computed without cancellation: flat spaces (c → 0) too.
         signed = items.clone()
-        signed[:, 0].neg_()
+        signed[:, 0] = -items[:, 1:].square().sum(1) / (items[:, 0] + c**-0.5)
         s = (users @ signed.T).mul_(scale)
         at = s[row, positive]
         s[seen_row, seen] = -torch.inf
