@@ -227,7 +227,7 @@ def test_refuses_places_and_orders(tmp_path):
 
 
 STEPS = [(adjacency, "user_rows"), (adjacency, "_distribute"), (graph_build, "locality_order"),
-         (graph_build, "_write_ids"), (graph_files, "checksum"), (graph_build.os, "replace")]
+         (graph_build, "_write_ids"), (graph_files, "checksum"), (os, "replace")]
 
 
 @pytest.mark.parametrize(("module", "step"), STEPS)

@@ -6,14 +6,7 @@ numbered pairs, from which all else is made. No step holds more than some number
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
-import glob
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +23,6 @@ from hdrm.data.tables import Source
 from hdrm.graph import BipartiteGraph
 
 PAIRS_FILE = "pairs.tmp"
-LOCK_FILE = "lock.tmp"
 # Pairs and their keys, 8 each; later the keys of the items' rows (8) beside both halves of col (4
 # each); in another order the same. From 2^31 nodes on, where col takes twice that, 24.
 BYTES_PER_ROW = 16
@@ -165,44 +157,3 @@ def _write_ids(partial: Path, side: str, ids: np.ndarray | pl.Series) -> tuple[s
     with (partial / f"{side}.parquet").open("wb") as file:
         ids.alias("id").to_frame().write_parquet(file)
     return f"{side}.parquet", "string"
-
-
-@contextlib.contextmanager
-def partial_folder(folder: Path, needed: int) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that becomes it, or is removed on any exception.
-
-    A killed process cannot remove its own. The lock, which dies with the process, tells them from
-    those at work, and the next build removes them.
-
-    Raises OSError that names ``needed`` and the free bytes if the disk is, or becomes, too full.
-    """
-    parent = folder.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    for stale in parent.glob(f"{glob.escape(folder.name)}.partial-*"):
-        with contextlib.suppress(OSError), (stale / LOCK_FILE).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stale)
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise _disk_full(folder, needed, free)
-    partial = parent / f"{folder.name}.partial-{secrets.token_hex(4)}"
-    partial.mkdir()
-    try:
-        with (partial / LOCK_FILE).open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield partial
-            os.replace(partial, folder)
-            (folder / LOCK_FILE).unlink()
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise _disk_full(folder, needed, shutil.disk_usage(parent).free) from None
-        raise
-
-
-def _disk_full(folder: Path, needed: int, free: int) -> OSError:
-    return OSError(
-        errno.ENOSPC,
-        f"{folder}: the disk is full: building this graph takes {needed:,} bytes or more, "
-        f"{free:,} are free; free some, or name a folder on another disk",
-    )

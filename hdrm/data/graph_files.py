@@ -24,6 +24,7 @@ import torch
 
 from hdrm.data import adjacency
 from hdrm.data.adjacency import COL_FILE, ROWPTR_FILE
+from hdrm.data.folders import partial_folder, refuse_occupied
 from hdrm.data.tables import SUFFIXES, open_table
 from hdrm.graph import BipartiteGraph
 
@@ -76,15 +77,13 @@ def build_graph(
         raise FileNotFoundError(f"{source} is no file; give a {', '.join(SUFFIXES)} file")
     if source.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{source}: expected a file {', '.join(SUFFIXES)}, got {source.suffix!r}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "is not empty" if folder.is_dir() else "is a file"
-        raise FileExistsError(f"{folder} {what}; name another folder for the graph")
+    refuse_occupied(folder, "graph")
     from hdrm.data import graph_build, id_codes  # they need polars, and this module
 
     progress("reading the ids")
     table = open_table(source)
     rows, codes = id_codes.survey(table)
-    with graph_build.partial_folder(folder, needed=graph_build.BYTES_PER_ROW * rows) as partial:
+    with partial_folder(folder, needed=graph_build.BYTES_PER_ROW * rows) as partial:
         return graph_build.write(partial, table, rows, codes, order, progress)
 
 

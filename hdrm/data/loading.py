@@ -6,18 +6,35 @@ import dataclasses
 import os
 from pathlib import Path
 
-import numpy as np
-
 from hdrm.data import splits as splitting
 from hdrm.data.datasets import MAX_NODES, Dataset
 from hdrm.data.graph_files import MANIFEST_FILE, load_graph, load_ids
-from hdrm.data.readers import read_lightgcn_folder, read_npy_folder
+from hdrm.data.movielens import read_ratings
+from hdrm.data.preparation import prepare
+from hdrm.data.readers import (
+    LABELS_FILE,
+    Labels,
+    read_labels,
+    read_lightgcn_folder,
+    read_npy_folder,
+)
 from hdrm.data.splits import Splits
 from hdrm.data.synthetic import demo
 from hdrm.data.tables import SUFFIXES, read_table
 
+# How the published ml-1m_clean was made; see hdrm.data.splits.by_time_as_published.
+PUBLISHED = {"min_rating": 4.0, "k_core": 10, "split": "published"}
 
-def load(source: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    archive: str | os.PathLike[str] | None = None,
+    min_rating: float | None = None,
+    k_core: int | None = None,
+    split: str | None = None,
+) -> Dataset:
     """A data set from ``"demo"``, a path, or the name of something under ``$HDRM_DATA``.
 
     source: ``"demo"`` (generated); a folder with ``{train,valid,test}_list.npy``, with LightGCN's
@@ -25,33 +42,61 @@ def load(source: str | os.PathLike[str], *, seed: int = 0) -> Dataset:
     ``.tsv``, ``.parquet`` or ``.inter`` file; or a name looked up in ``$HDRM_DATA`` and
     ``../shared/data``.
     seed: of the generated data and of random splits. A given split is never changed by it.
+    archive: a MovieLens .zip file; ``source`` is then the name of the set in it, such as "ml-1m".
+    min_rating, k_core, split: of a file or an archive, which interactions count and how they are
+    split, see ``hdrm.data.preparation.prepare``. A file is taken whole unless they say otherwise, an
+    archive prepared as the published ml-1m_clean: ratings from 4, the 10-core, split "published".
 
     Where the source has no split: by time per user, 70/10/20, if there is a time column, else
     at random per user 70/10/20. Where only validation is missing: 10 % of each user's training
     items. Repeated pairs are collapsed, across splits in favour of train, then valid.
 
+    ``load("ml-1m", archive="ml-1m.zip")`` was not seen to give ml-1m_clean, as the archive was not at
+    hand. Seen was that the published files are a 10-core, and that the same sets come back from an
+    archive written of them, with times in their order.
+
     What is read as pairs takes some 50 bytes an interaction meanwhile, a graph's folder 20.
 
     Raises FileNotFoundError (listing the places searched) and ValueError.
     """
+    chosen = {"min_rating": min_rating, "k_core": k_core, "split": split}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if archive is not None:
+        name = os.fspath(source)
+        table = read_ratings(name, archive)
+        return _with_notes(prepare(name, table, seed=seed, **PUBLISHED | chosen))
     if source == "demo":
+        _refuse(chosen, "demo")
         return demo(seed=seed)
     path = _locate(source)
     if path.is_file():
-        return _load_table(path, seed)
-    if (path / MANIFEST_FILE).exists():
-        return _load_graph(path, seed)
-    if any((path / f"{name}_list.npy").exists() for name in ("train", "valid", "test")):
-        return _load_split(path, read_npy_folder(path), 0, seed)
-    if (path / "train.txt").exists() or (path / "test.txt").exists():
-        return _load_split(path, *read_lightgcn_folder(path), seed)
+        return _load_table(path, seed, chosen)
+    listed = any((path / f"{name}_list.npy").exists() for name in ("train", "valid", "test"))
+    texts = (path / "train.txt").exists() or (path / "test.txt").exists()
     inter = sorted(path.glob("*.inter"))
-    if len(inter) == 1:
-        return _load_table(inter[0], seed)
+    graph = (path / MANIFEST_FILE).exists()
+    if len(inter) == 1 and not (graph or listed or texts):
+        return _load_table(inter[0], seed, chosen)
+    _refuse(chosen, path)
+    if graph:
+        return _load_graph(path, seed)
+    if listed:
+        return _load_split(path, read_npy_folder(path), seed, labels=read_labels(path))
+    if texts:
+        splits, num_users = read_lightgcn_folder(path)
+        return _load_split(path, splits, seed, num_users=num_users)
     raise ValueError(
         f"{path} is no data set: expected {{train,valid,test}}_list.npy, train.txt and test.txt, "
         f"one .inter file, or what `hdrm graph build` writes, found {_listing(path)}"
     )
+
+
+def _refuse(chosen: dict, source) -> None:
+    if chosen:
+        raise ValueError(
+            f"{source} is no file of interactions, and {', '.join(chosen)} cannot be applied to it; "
+            f"give a file {', '.join(SUFFIXES)}, or a MovieLens archive"
+        )
 
 
 def _locate(source: str | os.PathLike[str]) -> Path:
@@ -82,16 +127,27 @@ def _listing(folder: Path) -> str:
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") or "nothing"
 
 
-def _load_split(path: Path, splits: Splits, num_users: int, seed: int) -> Dataset:
+def _load_split(
+    path: Path, splits: Splits, seed: int, *, num_users: int = 0, labels: Labels = (None, None)
+) -> Dataset:
     train, valid, test = splits
     for name, pairs in (("train", train), ("test", test)):
         if not len(pairs):
             raise ValueError(f"{path}: the {name} split is empty")
-    num_users = max(num_users, 1 + max(int(s[:, 0].max(initial=-1)) for s in splits))
-    num_items = 1 + max(int(s[:, 1].max(initial=-1)) for s in splits)
-    if num_users + num_items > MAX_NODES:
+    sizes = [1 + max(int(s[:, side].max(initial=-1)) for s in splits) for side in (0, 1)]
+    sizes[0] = max(sizes[0], num_users)
+    for side, known in enumerate(labels):
+        if known is not None:
+            if sizes[side] > len(known):
+                what = ("users", "items")[side]
+                raise ValueError(
+                    f"{path / LABELS_FILE} has {len(known)} {what}, and the lists have "
+                    f"{sizes[side]}; prepare the data again with: hdrm data"
+                )
+            sizes[side] = len(known)
+    if sum(sizes) > MAX_NODES:
         raise ValueError(
-            f"{path}: the largest ids imply {num_users} users and {num_items} items, together "
+            f"{path}: the largest ids imply {sizes[0]} users and {sizes[1]} items, together "
             f"more than {MAX_NODES}; renumber the ids from 0"
         )
     (train, valid, test), notes = splitting.make_disjoint((train, valid, test))
@@ -101,30 +157,15 @@ def _load_split(path: Path, splits: Splits, num_users: int, seed: int) -> Datase
             f"no validation split: {len(valid):,} training interactions (10 % of each user's, "
             f"seed {seed}) were set aside"
         )
-    return _build(path.resolve().name, (num_users, num_items), (train, valid, test), notes)
+    name = path.resolve().name
+    return _with_notes(Dataset.from_pairs(name, *sizes, train, valid, test, *labels, tuple(notes)))
 
 
-def _load_table(path: Path, seed: int) -> Dataset:
+def _load_table(path: Path, seed: int, chosen: dict) -> Dataset:
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected a file {', '.join(SUFFIXES)}, got {path.suffix!r}")
-    table = read_table(path)
-    notes, pairs = list(table.notes), table.pairs
-    if table.time is None:
-        order = np.arange(len(pairs))
-    else:
-        order = np.argsort(table.time, kind="stable")
-    # The earliest of repeated interactions stays.
-    order = order[splitting.first_occurrences(pairs[order])]
-    if len(order) < len(pairs):
-        notes.append(f"{len(pairs) - len(order):,} repeated interactions were collapsed")
-    if table.time is None:
-        splits = splitting.per_user(pairs[order], seed)
-        notes.append(f"split at random per user, 70/10/20, seed {seed}")
-    else:
-        splits = splitting.by_time(pairs[order])
-        notes.append("split by time per user, 70/10/20")
-    sizes = len(table.user_labels), len(table.item_labels)
-    return _build(path.stem, sizes, splits, notes, table.user_labels, table.item_labels)
+    table = read_table(path, ratings="min_rating" in chosen)
+    return _with_notes(prepare(path.stem, table, seed=seed, **chosen))
 
 
 def _load_graph(path: Path, seed: int) -> Dataset:
@@ -132,11 +173,6 @@ def _load_graph(path: Path, seed: int) -> Dataset:
     splits = splitting.of_graph(load_graph(path), seed)
     note = f"split at random per user, 70/10/20, seed {seed}"
     return _with_notes(Dataset(path.resolve().name, *splits, *labels, (note,)))
-
-
-def _build(name, sizes, splits, notes, user_labels=None, item_labels=None) -> Dataset:
-    pairs = name, *sizes, *splits, user_labels, item_labels, tuple(notes)
-    return _with_notes(Dataset.from_pairs(*pairs))
 
 
 def _with_notes(dataset: Dataset) -> Dataset:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from pathlib import Path
 
 import numpy as np
 
 from hdrm.data.splits import Splits
+
+LABELS_FILE = "labels.json"
+
+# Of users and of items: the original id of each, int64 array or strings; None: the number itself.
+Labels = tuple[np.ndarray | list[str] | None, np.ndarray | list[str] | None]
 
 
 def read_npy_folder(folder: Path) -> Splits:
@@ -41,6 +47,36 @@ def _read_npy(path: Path) -> np.ndarray:
         row = int(np.argmax((pairs < 0).any(axis=1)))
         raise ValueError(f"{path}: negative id in row {row}: {pairs[row].tolist()}")
     return np.ascontiguousarray(pairs, dtype=np.int64)
+
+
+def read_labels(folder: Path) -> Labels:
+    """``labels.json`` beside ``.npy`` lists: lists "users" and "items" of integers or of strings.
+
+    Without the file (None, None). Raises ValueError if it holds anything else, or an id twice.
+    """
+    path = folder / LABELS_FILE
+    if not path.exists():
+        return None, None
+    try:
+        content = json.loads(path.read_bytes())
+        sides = [content[side] for side in ("users", "items")]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not an object with lists 'users' and 'items': {error!r:.100}"
+        ) from None
+    return tuple(_checked_labels(path, found) for found in sides)
+
+
+def _checked_labels(path: Path, labels) -> np.ndarray | list[str]:
+    kinds = set(map(type, labels)) if isinstance(labels, list) else set()
+    if kinds not in ({int}, {str}) or len(set(labels)) != len(labels):
+        raise ValueError(f"{path}: expected lists of distinct integers or of distinct strings")
+    if kinds == {str}:
+        return labels
+    try:
+        return np.array(labels, dtype=np.int64)
+    except OverflowError:
+        raise ValueError(f"{path}: an id does not fit int64") from None
 
 
 def read_lightgcn_folder(folder: Path) -> tuple[Splits, int]:

@@ -17,6 +17,7 @@ _ROLES = {
     "user": ("user", "userid", "uid"),
     "item": ("item", "itemid", "iid", "movie", "movieid", "product", "productid"),
     "time": ("time", "timestamp", "ts", "date", "datetime"),
+    "rating": ("rating",),
 }
 _HEADERLESS = {2: ("user", "item"), 3: ("user", "item", "time"),
                4: ("user", "item", "rating", "time")}  # 4: MovieLens' order
@@ -27,26 +28,29 @@ MISSING = ("", "nan", "null")
 class Table:
     """Interactions of one file with ids renumbered to 0 … n−1 in the order of their labels.
 
-    pairs: int64 (n, 2); time: (n,) or None; labels: int64 arrays or lists of strings, sorted.
+    pairs: int64 (n, 2); time: (n,) or None; labels: int64 arrays or lists of strings, sorted;
+    rating: float64 (n,), or None where ratings were not asked for.
     """
 
     pairs: np.ndarray
     time: np.ndarray | None
     user_labels: np.ndarray | list[str]
     item_labels: np.ndarray | list[str]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    rating: np.ndarray | None = None
 
 
-def read_table(path: Path) -> Table:
-    """Read columns user, item and, if there is one, time; other columns, ratings too, are ignored.
+def read_table(path: Path, *, ratings: bool = False) -> Table:
+    """Read columns user, item, time if there is one, and rating if asked for; others are ignored.
 
     Header names are matched without regard to case and ``_`` (``userId``, ``movie_id``,
     ``timestamp``). A text file whose first line is all numbers has no header: its columns are
     user, item[, time] or user, item, rating, time. Ids are integers or strings.
 
-    Raises ValueError, with the line number, for malformed lines and for missing or negative ids.
+    Raises ValueError, with the line number, for malformed lines, for missing or negative ids, and
+    where ratings are asked for and there is no column of them or one that is not a number.
     """
-    source = open_table(path)
+    source = open_table(path, ratings=ratings)
     frame = source.frame
     if not len(frame):
         raise ValueError(f"{path} holds no interactions")
@@ -54,12 +58,13 @@ def read_table(path: Path) -> Table:
     users, user_labels = _encode(pl, source, "user")
     items, item_labels = _encode(pl, source, "item")
     time = _parse_time(pl, source) if "time" in frame.columns else None
+    rating = _parse_rating(pl, source) if ratings else None
     pairs = np.stack([users, items], axis=1)
-    return Table(pairs, time, user_labels, item_labels, tuple(source.notes))
+    return Table(pairs, time, user_labels, item_labels, tuple(source.notes), rating)
 
 
-def open_table(path: Path) -> Source:
-    """The file's columns user, item[, time] and "row", found but not read: ``Source.lazy``.
+def open_table(path: Path, *, ratings: bool = False) -> Source:
+    """The file's columns user, item[, time][, rating] and "row", found but not read.
 
     Raises ValueError where the columns cannot be found, and as ``read_table`` on a damaged start.
     """
@@ -68,14 +73,18 @@ def open_table(path: Path) -> Source:
     except ImportError:
         raise ImportError(f"reading {path.name} needs polars: pip install polars") from None
 
-    return (_Parquet if path.suffix.lower() == ".parquet" else _Text)(path, pl)
+    kind = _Parquet if path.suffix.lower() == ".parquet" else _Text
+    return kind(path, pl, roles=tuple(_ROLES) if ratings else ("user", "item", "time"))
 
 
 class Source:
-    """A file of interactions. ``lazy`` has user, item[, time] and "row", where a row stood."""
+    """A file of interactions. ``lazy`` has the columns of ``roles`` and "row", where a row stood.
 
-    def __init__(self, path: Path, pl) -> None:
-        self.path, self.pl = path, pl
+    Only user and item, and rating if it is among the roles, must be there.
+    """
+
+    def __init__(self, path: Path, pl, roles: tuple[str, ...]) -> None:
+        self.path, self.pl, self.roles = path, pl, roles
 
     @functools.cached_property
     def frame(self):
@@ -110,18 +119,23 @@ class Source:
 class _Text(Source):
     """A delimited file read as strings."""
 
-    def __init__(self, path: Path, pl) -> None:
-        super().__init__(path, pl)
+    def __init__(self, path: Path, pl, roles: tuple[str, ...]) -> None:
+        super().__init__(path, pl, roles)
         self.quoting = path.suffix.lower() != ".inter"
         self.separator = "," if path.suffix.lower() == ".csv" else "\t"
         first = self._first_record()
         header = not all(_is_number(field) for field in first)
         if header:
-            columns, self.notes = _assign_roles(path, first)
+            columns, self.notes = _assign_roles(path, first, roles)
         elif len(first) in _HEADERLESS:
             names = _HEADERLESS[len(first)]
-            columns = {name: at for at, name in enumerate(names) if name != "rating"}
+            columns = {name: at for at, name in enumerate(names) if name in roles}
             self.notes = [f"no header: columns were read as {', '.join(names)}"]
+            if "rating" in roles and "rating" not in columns:
+                raise ValueError(
+                    f"{path}: no rating column: without a header there must be four columns (user, "
+                    f"item, rating, time), found {len(first)}; add a header line"
+                )
         else:
             raise ValueError(
                 f"{path}: without a header, 2 to 4 columns (user, item[[, rating], time]) are "
@@ -200,14 +214,14 @@ class _Text(Source):
 class _Parquet(Source):
     """A Parquet file, columns in their stored types."""
 
-    def __init__(self, path: Path, pl) -> None:
-        super().__init__(path, pl)
+    def __init__(self, path: Path, pl, roles: tuple[str, ...]) -> None:
+        super().__init__(path, pl, roles)
         try:
             schema = pl.read_parquet_schema(path)
         except pl.exceptions.PolarsError as error:
             self._raise_unreadable(error)
         names = list(schema)
-        columns, self.notes = _assign_roles(path, names)
+        columns, self.notes = _assign_roles(path, names, roles)
         chosen = {name: pl.col(names[at]) for name, at in columns.items()}
         lazy = pl.scan_parquet(path)
         for name in ("user", "item"):
@@ -231,10 +245,13 @@ class _Parquet(Source):
         raise ValueError(f"{self.path} is not a readable Parquet file: {reason}") from None
 
 
-def _assign_roles(path: Path, header: list[str]) -> tuple[dict[str, int], list[str]]:
+def _assign_roles(
+    path: Path, header: list[str], roles: tuple[str, ...]
+) -> tuple[dict[str, int], list[str]]:
     plain = [name.lower().split(":")[0].replace("_", "").strip() for name in header]
     columns, notes = {}, []
-    for role, names in _ROLES.items():
+    for role in roles:
+        names = _ROLES[role]
         found = [at for at, name in enumerate(plain) if name in names]
         if len(found) > 1:
             raise ValueError(
@@ -248,7 +265,7 @@ def _assign_roles(path: Path, header: list[str]) -> tuple[dict[str, int], list[s
                 f"{path}: no {role} column: expected one named {', '.join(names)} (case and _ do "
                 f"not matter) among the columns, found {', '.join(header)}"
             )
-    if "rating" in plain:
+    if "rating" in plain and "rating" not in roles:
         notes.append("ratings are ignored: every line counts as one interaction")
     return columns, notes
 
@@ -298,6 +315,15 @@ def _parse_time(pl, source: Source) -> np.ndarray:
     if column.dtype.is_float():
         _refuse(source, ~column.is_finite(), "time is not finite")
     return column.to_numpy()
+
+
+def _parse_rating(pl, source: Source) -> np.ndarray:
+    column = source.frame["rating"]
+    if not (column.dtype == pl.String or column.dtype.is_numeric()):
+        raise ValueError(f"{source.path}: column rating holds {column.dtype}, not numbers")
+    number = column.cast(pl.Float64, strict=False)
+    _refuse(source, number.is_null() | ~number.is_finite(), "rating is not a number")
+    return number.to_numpy()
 
 
 def _parse_dates(pl, column):
