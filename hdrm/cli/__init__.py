@@ -7,7 +7,7 @@ import warnings
 
 import click
 
-from . import graph, installation, runs, training
+from . import data, graph, installation, runs, training
 
 EPILOG = "The data sets, settings and files are described in README.md."
 ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -44,6 +44,7 @@ def cli() -> None:
     hdrm compare RUN_A RUN_B        which ranks better, and how sure that is
     hdrm recommend RUN --user 7     the items for one user
     hdrm report RUN                 a page about a run, to look at
+    hdrm data DATASET               what a data set looks like; prepares one
     hdrm plan DATASET               the memory that training it needs
     hdrm graph build FILE -o GRAPH  a data set in files, for 10⁷ interactions and more
     """
@@ -56,6 +57,7 @@ for _command in (
     runs.compare,
     runs.recommend,
     runs.report,
+    data.data,
     graph.graph,
     installation.info,
     installation.kernels,

@@ -89,9 +89,17 @@ def write_header(file: BinaryIO, dtype: np.dtype, length: int) -> None:
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and dtype of a .npy file; ValueError if it is none."""
     version = np.lib.format.read_magic(file)
-    if version != (1, 0):
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
         raise ValueError(f"version {version} of the .npy format")
-    return np.lib.format.read_array_header_1_0(file)
+    try:
+        return readers[version](file)
+    except Exception as error:  # a header is a Python literal, and numpy lets its parser's errors out
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"its header is damaged: {reason:.200}") from None
 
 
 def read_into(file: BinaryIO, array: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import lzma
 import os
 import re
 import zipfile
@@ -41,6 +42,11 @@ _FILES = {
 }
 # The largest members, of ml-32m, have 0.9 GB and 4 MB, and are compressed to about a quarter.
 MAX_RATINGS, MAX_TITLES, MAX_RATIO = 2 * 2**30, 64 * 2**20, 100
+# What zipfile raises: RuntimeError where a password is needed, NotImplementedError for compressions
+# that Python lacks, ValueError for names that are no text, and OSError for places before the start.
+_UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError,
+)  # fmt: skip
 CHUNK = 2**24  # bytes parsed at a time; no line is longer
 
 
@@ -147,10 +153,11 @@ def _open(
             # No more is read than the size that was looked at.
             with zipped.open(info) as file:
                 yield file
-    # RuntimeError: a password is needed. NotImplementedError: a compression that Python lacks.
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except _UNREADABLE as error:
+        if str(archive) in str(error):
+            raise
         reason = str(error) or type(error).__name__
-        raise ValueError(f"{archive} is not a readable .zip file: {reason}") from None
+        raise ValueError(f"{archive} is not a readable .zip file: {reason:.200}") from error
 
 
 def _whole_lines(file: IO[bytes], where: str) -> Iterator[bytes]:

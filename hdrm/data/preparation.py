@@ -53,7 +53,7 @@ def prepare(
     timed = table.time is not None
     split = split or ("time" if timed else "random")
     if not timed and split in ("time", "global-time", "published"):
-        raise ValueError(f"{name}: there are no times; split {split!r} needs a time column")
+        raise ValueError(f"there are no times; split {split!r} needs a time column")
 
     notes = list(table.notes)
     pairs = table.pairs
@@ -72,7 +72,7 @@ def prepare(
         pairs = pairs[kept]
         notes.append(f"{dropped:,} interactions outside the {k_core}-core were left out")
     if not len(pairs):
-        raise ValueError(f"{name}: nothing is left; {'; '.join(notes)}")
+        raise ValueError(f"nothing is left: {'; '.join(notes)}")
     pairs, users, items = _renumber(pairs, table.user_labels, table.item_labels)
 
     shuffled = split == "random" or (split == "leave-one-out" and not timed)

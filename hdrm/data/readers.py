@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from pathlib import Path
 
 import numpy as np
 
+from hdrm.data.adjacency import read_header
 from hdrm.data.splits import Splits
 
 LABELS_FILE = "labels.json"
@@ -24,7 +26,15 @@ def read_npy_folder(folder: Path) -> Splits:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
-            pairs = np.lib.format.read_array(file, allow_pickle=False)
+            shape, fortran, dtype = read_header(file)
+            # numpy would allocate what the header claims, and unpickle objects.
+            held = path.stat().st_size - file.tell()
+            if dtype.hasobject or min(shape, default=1) < 0:
+                raise ValueError(f"it holds {dtype} of shape {shape}")
+            if math.prod(shape) * dtype.itemsize > held:
+                raise ValueError(f"{held:,} bytes are too few for {dtype} of shape {shape}")
+            pairs = np.fromfile(file, dtype, math.prod(shape))
+            pairs = pairs.reshape(shape, order="F" if fortran else "C")
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} is missing: a folder of .npy lists holds train_list.npy, valid_list.npy and "

@@ -151,6 +151,11 @@ class _Text(Source):
             names = lazy.collect_schema().names()
         except pl.exceptions.PolarsError as error:
             self._raise_unreadable(error)
+        if len(names) != self.width:
+            raise ValueError(
+                f"{path}: the first line with anything on it has {self.width} columns, the first of "
+                f"all {len(names)}; remove blank lines and lone carriage returns at the start"
+            )
         # Blank lines arrive as rows of nulls; "row" remembers where a line stood in the file.
         blank = pl.all_horizontal(pl.col(names).is_null())
         chosen = [pl.col(names[at]).str.strip_chars().alias(to) for to, at in columns.items()]

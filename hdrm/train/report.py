@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..config import Config
 from ..data import Dataset
+from ..data.summary import FEW, Summary, expectation
 from ..model import HDRM
 from ..model.diffusion import Diffusion
 from . import plan
@@ -204,6 +205,34 @@ def print_dataset(console: Console, dataset: Dataset) -> None:
     )
     for note in dataset.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """The figures of a data set, and one sentence on what they let one expect."""
+    rows = [
+        ("interactions", f"{sum(summary.sizes.values()):,}"),
+        ("density", f"{summary.density:.3%}"),
+    ]
+    for side, degrees in (("user", summary.users), ("item", summary.items)):
+        none, few = (f"{count:,} ({count / degrees.size:.1%})" for count in (degrees.none, degrees.few))
+        rows += [
+            (f"training interactions of {side}s", f"median {degrees.median:g}, most {degrees.largest:,}"),
+            (f"{side}s with none; fewer than {FEW}", f"{none}; {few}"),
+        ]
+    rows.append(("Gini coefficient of item popularity", f"{summary.gini:.2f}"))
+    if summary.tail is not None:
+        tail = summary.tail
+        fit = f"α = {tail.exponent:.2f} from k = {tail.start:,}, {tail.share:.0%} of items"
+        rows.append(("its tail as a power law k^−α", fit))
+        rows.append(("distance of that fit (KS)", f"{tail.gap:.3f}"))
+    if summary.hyperbolicity is not None:
+        found = summary.hyperbolicity
+        rows += [
+            ("Gromov δ: largest, mean", f"{found.delta:g}, {found.mean:.2f} ({found.nodes} nodes)"),
+            ("δ_rel = 2δ / diameter", f"{found.relative:.2f}, diameter {found.diameter}"),
+        ]
+    console.print(_pairs_table("training graph", rows))
+    console.print(expectation(summary), highlight=False, soft_wrap=True)
 
 
 def print_verdict(console: Console, model: HDRM) -> None:
