@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_data_loading import real
 
 from hdrm import BipartiteGraph
 from hdrm.data import Dataset
 from hdrm.data.splits import (
+    by_global_time,
     by_time,
+    by_time_as_published,
     carve_validation,
     first_occurrences,
+    k_core,
+    leave_one_out,
     make_disjoint,
     of_graph,
     per_user,
@@ -119,6 +126,84 @@ def test_by_time_takes_each_users_last_items():
         assert max(times[0]) < min(times[1]) and max(times[1]) < min(times[2])
 
 
+def naive_core(pairs: list, k: int) -> list:
+    while True:
+        users, items = (Counter(pair[side] for pair in pairs) for side in (0, 1))
+        kept = [(u, i) for u, i in pairs if users[u] >= k and items[i] >= k]
+        if kept == pairs:
+            return kept
+        pairs = kept
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), unique=True), st.integers(1, 5))
+def test_k_core_is_the_naive_one(pairs, k):
+    array = as_array(pairs)
+    assert [tuple(pair) for pair in array[k_core(array, k)].tolist()] == naive_core(pairs, k)
+
+
+def test_k_core_peels_a_long_path():
+    path = as_array([(i // 2, (i + 1) // 2) for i in range(400)])
+    square = as_array([(500, 500), (500, 501), (501, 500), (501, 501)])
+    pairs = np.concatenate((path, square))
+    assert k_core(pairs, 2).tolist() == [False] * 400 + [True] * 4
+    assert k_core(pairs, 1).all() and not k_core(pairs, 3).any()
+
+
+def naive_per_user(pairs: np.ndarray, part_of) -> dict[str, set]:
+    """part_of(position, number of the user's pairs) names the split of each pair."""
+    parts = {"train": set(), "valid": set(), "test": set()}
+    counts, seen = Counter(pairs[:, 0].tolist()), Counter()
+    for user, item in pairs.tolist():
+        parts[part_of(seen[user], counts[user])].add((user, item))
+        seen[user] += 1
+    return parts
+
+
+def as_published(at: int, n: int) -> str:
+    return "train" if at <= 0.7 * n else "test" if at <= 0.8 * n else "valid"
+
+
+def last_out(at: int, n: int) -> str:
+    return "train" if n < 3 or at < n - 2 else "valid" if at == n - 2 else "test"
+
+
+@pytest.mark.parametrize(
+    ("split", "part_of"), [(by_time_as_published, as_published), (leave_one_out, last_out)]
+)
+def test_splits_by_position_are_the_naive_loop(split, part_of):
+    """Of 1 … 200 interactions of a user; 90, 170, … are where 0.7 n in floats is below its integer."""
+    pairs = np.concatenate([full_grid(1, n) + (n, 0) for n in range(1, 201)])
+    pairs = np.random.default_rng(0).permutation(pairs)
+    splits = split(pairs)
+    for found, expected in zip(splits, naive_per_user(pairs, part_of).values()):
+        assert as_set(found) == expected and len(found) == len(expected)
+
+
+def test_the_published_rule_gives_the_published_files():
+    names = ("train", "test", "valid")
+    in_time = [np.load(real("ml-1m_clean") / f"{name}_list.npy") for name in names]
+    train, valid, test = by_time_as_published(np.concatenate(in_time))
+    for found, published in zip((train, test, valid), in_time):
+        assert np.array_equal(found, published)
+
+
+def test_leave_one_out_at_random():
+    pairs = full_grid(40, 50)
+    train, valid, test = leave_one_out(pairs, 0)
+    assert as_set(train) | as_set(valid) | as_set(test) == as_set(pairs)
+    assert np.bincount(valid[:, 0]).tolist() == np.bincount(test[:, 0]).tolist() == [1] * 40
+    assert len(set(test[:, 1].tolist())) > 10
+    assert as_set(leave_one_out(pairs, 1)[2]) != as_set(test) == as_set(leave_one_out(pairs, 0)[2])
+
+
+@given(st.integers(8, 60), st.integers(0, 3))
+def test_global_time_cuts_once(n, seed):
+    pairs = np.random.default_rng(seed).integers(0, 9, (n, 2))
+    splits = by_global_time(pairs)
+    assert np.array_equal(np.concatenate(splits), pairs)
+    assert [len(split) for split in splits[1:]] == [int(n * 0.1 + 0.5), int(n * 0.2 + 0.5)]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_too_few_interactions(count):
     pairs = full_grid(1, count)
@@ -126,6 +211,15 @@ def test_too_few_interactions(count):
         by_time(pairs)
     with pytest.raises(ValueError, match="too few interactions"):
         per_user(pairs, 0)
+    with pytest.raises(ValueError, match="too few interactions"):
+        by_global_time(pairs)
+    with pytest.raises(ValueError, match="too few interactions"):
+        by_time_as_published(pairs)
+
+
+def test_too_few_to_leave_one_out():
+    with pytest.raises(ValueError, match=r"leaving one out\): 8 distinct .* = 8/0/0"):
+        leave_one_out(full_grid(4, 2))
 
 
 def test_carve_validation():

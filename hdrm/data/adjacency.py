@@ -6,6 +6,7 @@ memory. What is held does not grow with the number of pairs: a slab, and some nu
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -97,7 +98,8 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"version {version} of the .npy format")
     try:
         return readers[version](file)
-    except Exception as error:  # a header is a Python literal, and numpy lets its parser's errors out
+    # A header is a Python literal, and numpy lets errors of parsing it out.
+    except (ValueError, TypeError, SyntaxError, RecursionError, tokenize.TokenError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"its header is damaged: {reason:.200}") from None
 

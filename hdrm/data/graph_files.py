@@ -157,7 +157,7 @@ def read_manifest(folder: Path) -> dict:
         raise FileNotFoundError(
             f"{path} is missing: {folder} is no graph; {_REBUILD} FILE -o {folder}"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}; {_REBUILD}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
@@ -179,8 +179,8 @@ def read_manifest(folder: Path) -> dict:
         consistent = shapes == expected and min(users, items, edges) > 0
         consistent &= all(
             isinstance(entry["bytes"], int) and isinstance(entry["blake2b"], str)
-            and np.dtype(entry["dtype"]) in _DTYPES[name]
-            for name, entry in manifest["files"].items() if name.endswith(".npy")
+            and (name not in _DTYPES or entry["dtype"] in _DTYPES[name])
+            for name, entry in manifest["files"].items()
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}; {_REBUILD}") from None

@@ -96,7 +96,7 @@ def _or_neighbours(rowptr: np.ndarray, col: np.ndarray, words: np.ndarray) -> np
 
 
 def four_point(distances: np.ndarray) -> tuple[float, float]:
-    """The largest δ of four points and the mean over all fours; distances: integers (n, n), n ≥ 4."""
+    """The largest δ of four points and the mean over all fours; distances: a metric, integers (n, n), n ≥ 4."""
     largest, total, n = 0, 0, len(distances)
     for w in range(n):
         for x in range(w):

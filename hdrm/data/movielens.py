@@ -20,7 +20,7 @@ from typing import IO
 
 import numpy as np
 
-from hdrm.data.tables import Table
+from hdrm.data.tables import Table, polars_errors
 
 # The folder in the archive and the suffix of its files, for each name.
 _FOLDERS = {
@@ -66,17 +66,17 @@ def read_ratings(name: str, archive: str | os.PathLike[str]) -> Table:
             file.readline(CHUNK)
             line += 1
         for chunk in _whole_lines(file, f"{archive}, {member}"):
-            single = chunk if len(separator) == 1 else chunk.replace(separator.encode(), b"\x1f")
             try:
                 frame = pl.read_csv(
-                    single, has_header=False, separator=separator if single is chunk else "\x1f",
-                    schema=schema, quote_char=None, raise_if_empty=False,
+                    chunk.replace(separator.encode(), b"\x1f"),  # polars takes a single byte
+                    has_header=False, separator="\x1f", schema=schema, quote_char=None,
+                    raise_if_empty=False,
                 )  # fmt: skip
                 bad = frame.select(
                     pl.any_horizontal(pl.all().is_null(), ~pl.col("rating").is_finite())
                     | (pl.min_horizontal("user", "item") < 0)
                 ).to_series()
-            except pl.exceptions.PolarsError:
+            except polars_errors(pl):
                 bad = pl.Series([True])
             if bad.any():
                 _refuse_line(chunk, separator, line, f"{archive}, {member}")

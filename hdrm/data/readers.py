@@ -126,7 +126,7 @@ def _read_adjacency(path: Path) -> tuple[np.ndarray, int]:
                         f"got {text!r}"
                     ) from None
                 if user < 0 or min(rest, default=0) < 0:
-                    raise ValueError(f"{path}, line {number}: negative id {min(user, *rest)}")
+                    raise ValueError(f"{path}, line {number}: negative id {min([user, *rest])}")
                 counts.append(len(rest))
     except FileNotFoundError:
         raise FileNotFoundError(

@@ -77,6 +77,11 @@ def open_table(path: Path, *, ratings: bool = False) -> Source:
     return kind(path, pl, roles=tuple(_ROLES) if ratings else ("user", "item", "time"))
 
 
+def polars_errors(pl) -> tuple[type[BaseException], ...]:
+    """What polars raises on files that it cannot read; some Parquet files make it panic."""
+    return pl.exceptions.PolarsError, pl.exceptions.PanicException
+
+
 class Source:
     """A file of interactions. ``lazy`` has the columns of ``roles`` and "row", where a row stood.
 
@@ -95,7 +100,7 @@ class Source:
         """A query on ``lazy``, streamed, with polars' errors as one ValueError."""
         try:
             return lazy.collect(engine="streaming")
-        except self.pl.exceptions.PolarsError as error:
+        except polars_errors(self.pl) as error:
             self._raise_unreadable(error)
 
     def batches(self, rows: int):
@@ -104,7 +109,7 @@ class Source:
             yield from self.lazy.select("user", "item").collect_batches(
                 chunk_size=rows, engine="streaming"
             )
-        except self.pl.exceptions.PolarsError as error:
+        except polars_errors(self.pl) as error:
             self._raise_unreadable(error)
 
     def refuse_first(self, bad, what: str) -> None:
@@ -149,7 +154,7 @@ class _Text(Source):
         )
         try:
             names = lazy.collect_schema().names()
-        except pl.exceptions.PolarsError as error:
+        except polars_errors(pl) as error:
             self._raise_unreadable(error)
         if len(names) != self.width:
             raise ValueError(
@@ -223,7 +228,7 @@ class _Parquet(Source):
         super().__init__(path, pl, roles)
         try:
             schema = pl.read_parquet_schema(path)
-        except pl.exceptions.PolarsError as error:
+        except polars_errors(pl) as error:
             self._raise_unreadable(error)
         names = list(schema)
         columns, self.notes = _assign_roles(path, names, roles)
@@ -260,7 +265,7 @@ def _assign_roles(
         found = [at for at, name in enumerate(plain) if name in names]
         if len(found) > 1:
             raise ValueError(
-                f"{path}: columns {', '.join(header[at] for at in found)} could all be the {role}; "
+                f"{path}: columns {', '.join(header[at] for at in found):.200} could all be the {role}; "
                 "keep one"
             )
         if found:
@@ -268,7 +273,7 @@ def _assign_roles(
         elif role != "time":
             raise ValueError(
                 f"{path}: no {role} column: expected one named {', '.join(names)} (case and _ do "
-                f"not matter) among the columns, found {', '.join(header)}"
+                f"not matter) among the columns, found {', '.join(header):.200}"
             )
     if "rating" in plain and "rating" not in roles:
         notes.append("ratings are ignored: every line counts as one interaction")
