@@ -140,6 +140,44 @@ def test_archives_of_damaged_members(tmp_path, data):
     survives(tmp_path, "ml-1m.zip", archive(content, zipfile.ZIP_STORED))
 
 
+def npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+LARGE = "{'descr': '<i8', 'fortran_order': False, 'shape': (2000000000000, 2)}\n"
+FOUND = [
+    ("train_list.npy", npy_header(LARGE)),  # was allocated
+    ("train_list.npy", npy_header(LARGE.replace("2000000000000", "-1")) + PAIRS.tobytes()),
+    ("train_list.npy", npy_header("{'descr': '<i8', 'shape': (")),  # TokenError
+    ("train_list.npy", npy_header("\0")),  # SyntaxError
+    ("train.txt", b"-1"),  # TypeError
+    ("log.tsv", b"\n" + text("\t")),  # IndexError
+    ("log.csv", b"x" * 5_000 + b",y\n1,2\n"),  # the whole line was in the message
+    ("labels.json", b"[" * 100_000),  # RecursionError
+    ("ml-1m.zip", archive(text("::"))[100:]),  # OSError without the file's name
+]
+
+
+@pytest.mark.parametrize(("name", "content"), FOUND)
+def test_what_was_found(tmp_path, name, content):
+    for beside, whole in SOURCES[name].items():
+        (tmp_path / beside).write_bytes(whole)
+    survives(tmp_path, name, content)
+    with pytest.raises((ValueError, OSError)):
+        read(tmp_path, name)
+
+
+def test_a_manifest_without_a_checksum_or_with_a_strange_dtype(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\n" + "\n".join(f"{u},x{i}" for u, i in PAIRS))
+    build_graph(tmp_path / "log.csv", tmp_path / "graph")
+    path = tmp_path / "graph" / "graph.json"
+    whole = path.read_text()
+    for damage in (whole.replace("blake2b", "blake2c"), whole.replace("<i8", ",")):
+        path.write_text(damage)
+        with pytest.raises(ValueError, match="graph.json is damaged"):
+            load(tmp_path / "graph")
+
+
 def test_every_truncation_of_binary_files(tmp_path):
     for name in ("log.parquet", "train_list.npy", "ml-1m.zip"):
         for beside, content in SOURCES[name].items():

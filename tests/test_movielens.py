@@ -182,20 +182,19 @@ def archive_of(path: Path, splits: dict[str, np.ndarray]) -> Path:
     users of 9 good ratings, and films that 9 users rated.
     """
     random = np.random.default_rng(1)
-    pairs = np.concatenate([splits[name] for name in ("train", "test", "valid")])
+    pairs = np.concatenate([splits[name] for name in ("train", "test", "valid")]) + 5
     num_users, num_items = pairs.max(axis=0) + 1
     order = np.argsort(pairs[:, 0], kind="stable")
     counts = np.bincount(pairs[:, 0])
     step = np.arange(len(pairs)) - np.repeat(np.cumsum(counts) - counts, counts)
     good = np.column_stack((pairs[order], random.integers(4, 6, len(pairs)), 10 * step))
-    low = random.integers(0, (num_users, num_items), (len(pairs) // 3, 2))
+    low = random.integers(5, (num_users, num_items), (len(pairs) // 3, 2))
     keys = [users * num_items + items for users, items in (low.T, pairs.T)]
     low = low[np.unique(keys[0], return_index=True)[1]]
     low = low[~np.isin(np.unique(keys[0]), keys[1])]
-    times = random.integers(0, 1000, len(low))
-    low = np.column_stack((low, random.integers(1, 4, len(low)), times))
-    idle = [(num_users + u, i, 5, i) for u in range(5) for i in range(9)]
-    rare = [(u, num_items + i, 5, 1) for i in range(5) for u in range(9)]
+    low = np.column_stack((low, random.integers(1, 4, (len(low))), random.integers(0, 999, len(low))))
+    idle = [(u, 5 + i, 5, i) for u in range(5) for i in range(9)]
+    rare = [(5 + u, i, 5, 1) for i in range(5) for u in range(9)]
     rows = random.permutation(np.concatenate((good, low, idle, rare)))
     rows = rows * (1, 3, 1, 1) + (1, 2, 0, 956_703_932)  # ids from 1, with gaps, and seconds
     text = pl.DataFrame(rows).write_csv(separator="\t", include_header=False)
@@ -204,7 +203,7 @@ def archive_of(path: Path, splits: dict[str, np.ndarray]) -> Path:
 
 def assert_prepared_alike(archive: Path, splits: dict[str, np.ndarray]) -> None:
     data = load("ml-1m", archive=archive)
-    users, items = np.array(data.user_labels) - 1, (np.array(data.item_labels) - 2) // 3
+    users, items = data.user_labels - 6, (data.item_labels - 2) // 3 - 5
     for name, expected in splits.items():
         found = [ids.numpy() for ids in data.splits[name].pairs()]
         found = np.column_stack((users[found[0]], items[found[1]]))
