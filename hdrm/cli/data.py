@@ -30,20 +30,24 @@ def data(dataset, archive, out, min_rating, k_core, split, seed) -> None:
     \b
     hdrm data ml-1m_clean                                  sizes, popularity, how tree-like it is
     hdrm data ratings.csv --k-core 5 --split leave-one-out -o ratings/
-    hdrm data ml-1m --from ml-1m.zip -o ml-1m_clean        as the paper's
+    hdrm data ml-1m --from ml-1m.zip -o ml-1m_clean        with titles.csv
 
     DATASET is what `hdrm train` takes. --min-rating, --k-core and --split are for a file of
     interactions or an archive. Splits: time takes each user's first 70 % to train, 10 % to validate
     and last 20 % to test; global-time the same of all interactions at once; random the same at
     random; leave-one-out each user's last interaction to test, the one before to validate; published
-    is that of ml-1m_clean as DiffRec published it: as time, but the 10 % test and the 20 % validate.
+    is that of ml-1m_clean as DiffRec published it: as time, but the 10 % test and the last 20 %
+    validate.
     """
     from ..data import load
+    from ..data.folders import refuse_occupied
     from ..data.movielens import read_titles
     from ..data.summary import summarise
     from ..data.writers import write_folder
     from ..train import report
 
+    if out is not None:
+        refuse_occupied(out, "data set")  # before anything is read
     console = Console()
     found = load(
         dataset, seed=seed, archive=archive, min_rating=min_rating, k_core=k_core, split=split

@@ -31,7 +31,7 @@ def train(dataset, preset, out, device, dim, epochs, seed, memory_budget, assign
 
     DATASET is "demo" (the default: generated), a name found under $HDRM_DATA or ../shared/data, or
     a path: a folder with {train,valid,test}_list.npy, with train.txt and test.txt, with one .inter
-    file, or of `hdrm graph build`; a .csv, .tsv, .parquet or .inter file of (user, item[, time]).
+    file, or of `hdrm data` or `hdrm graph build`; a .csv, .tsv, .parquet or .inter file of (user, item[, time]).
 
     The model that ranks the validation split best is kept in the run folder. Ctrl-C ends the
     training early and keeps it too.

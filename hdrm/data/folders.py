@@ -27,7 +27,7 @@ def partial_folder(folder: Path, needed: int) -> Iterator[Path]:
     """A temporary folder beside ``folder`` that becomes it, or is removed on any exception.
 
     A killed process cannot remove its own. The lock, which dies with the process, tells them from
-    those at work, and the next build removes them.
+    those at work, and whoever writes the folder next removes them.
 
     Raises OSError that names ``needed`` and the free bytes if the disk is, or becomes, too full.
     """

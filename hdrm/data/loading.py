@@ -53,7 +53,9 @@ def load(
 
     ``load("ml-1m", archive="ml-1m.zip")`` was not seen to give ml-1m_clean, as the archive was not at
     hand. Seen was that the published files are a 10-core, and that the same sets come back from an
-    archive written of them, with times in their order. No options give ml-1m_noisy: it has the
+    archive written of them, with times in their order. The numbers of users and items follow their
+    ids, the published ones do not; ratings of one second stay in the archive's order, which may move
+    some between the splits. The counts depend on neither. No options give ml-1m_noisy: it has the
     same test set, 65 % of the clean training interactions and some with lower ratings, drawn at
     random, and how is not published.
 

@@ -29,7 +29,7 @@ def _read_npy(path: Path) -> np.ndarray:
             shape, fortran, dtype = read_header(file)
             # numpy would allocate what the header claims, and unpickle objects.
             held = path.stat().st_size - file.tell()
-            if dtype.hasobject or min(shape, default=1) < 0:
+            if dtype.hasobject:
                 raise ValueError(f"it holds {dtype} of shape {shape}")
             if math.prod(shape) * dtype.itemsize > held:
                 raise ValueError(f"{held:,} bytes are too few for {dtype} of shape {shape}")

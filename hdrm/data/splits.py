@@ -110,8 +110,8 @@ def by_time_as_published(pairs: np.ndarray) -> Splits:
 
     Of a user's n interactions, numbered from 0 in the order of time, train gets those up to 0.7 n,
     **test** those up to 0.8 n and **valid** the rest. What is tested comes before what validates:
-    the papers say 7:1:2 for train, valid and test, and their files bear the two names the other way
-    round (github.com/YiyanXu/DiffRec, issues 4 and 15, ask about the sizes).
+    DiffRec's paper says 7:1:2 for train, valid and test, and the files bear the two names the other
+    way round (github.com/YiyanXu/DiffRec, issues 4 and 15, ask about their sizes).
 
     The rule was inferred from the published ml-1m_clean. It gives the three counts of each of its
     5,949 users, 0.7 n and 0.8 n in float64 (0.7 · 90 is below 63). The order was inferred from which

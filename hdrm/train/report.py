@@ -210,7 +210,7 @@ def print_dataset(console: Console, dataset: Dataset) -> None:
 def print_summary(console: Console, summary: Summary) -> None:
     """The figures of a data set, and one sentence on what they let one expect."""
     rows = [
-        ("interactions", f"{sum(summary.sizes.values()):,}"),
+        ("interactions in all splits", f"{sum(summary.sizes.values()):,}"),
         ("density", f"{summary.density:.3%}"),
     ]
     for side, degrees in (("user", summary.users), ("item", summary.items)):
@@ -231,7 +231,7 @@ def print_summary(console: Console, summary: Summary) -> None:
             ("Gromov δ: largest, mean", f"{found.delta:g}, {found.mean:.2f} ({found.nodes} nodes)"),
             ("δ_rel = 2δ / diameter", f"{found.relative:.2f}, diameter {found.diameter}"),
         ]
-    console.print(_pairs_table("training graph", rows))
+    console.print(_pairs_table("summary", rows))
     console.print(expectation(summary), highlight=False, soft_wrap=True)
 
 
