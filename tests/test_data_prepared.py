@@ -15,6 +15,7 @@ from hdrm.data import load, writers
 from hdrm.data.movielens import read_titles
 from hdrm.data.preparation import SPLITS
 from hdrm.data.writers import write_folder
+from hdrm.report.titles import read_titles as report_titles
 
 # user, item, rating, time: every reader has read some books, later ones are rated higher.
 LOG = [(f"reader {u}", f"book {i:02}", 1 + i // 6, 100 * u + i) for u, i in interactions()]
@@ -177,6 +178,8 @@ def test_titles_are_those_of_the_items_kept(tmp_path):
     table = pl.read_csv(tmp_path / "out" / "titles.csv")
     assert table["item"].to_list() == list(data.item_labels)
     assert table["title"].to_list() == [titles[item] for item in data.item_labels]
+    names = {str(item): titles[item] for item in data.item_labels}
+    assert report_titles(tmp_path / "out" / "titles.csv") == names, "hdrm report reads them"
     assert read_titles("ml-1m", archive)[20] == "Brazil (1985)"
 
 
