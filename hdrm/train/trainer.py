@@ -24,8 +24,15 @@ from .stages import DiffusionStage, EncoderStage
 CRITERION = "ndcg@20"
 
 
+class Diverged(RuntimeError):
+    """The loss or the model is not finite."""
+
+
 class Observer:
-    """Told of a training's progress; this one is silent (:mod:`hdrm.train.report` shows it)."""
+    """Told of a training's progress; this one is silent (:mod:`hdrm.train.report` shows it).
+
+    An exception raised by one ends the training and leaves :meth:`Trainer.fit`.
+    """
 
     def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
         """A stage begins."""
@@ -44,7 +51,7 @@ class Result:
     run: Path
     model: HDRM
     interrupted: bool
-    test: dict[str, dict[str, float]]  # of popularity, encoder and hdrm; empty if interrupted
+    test: dict[str, dict[str, float]]  # of popularity, encoder and hdrm; empty if not measured
 
 
 class Trainer:
@@ -85,14 +92,16 @@ class Trainer:
         self.model = model.to(device)
         self._best = -math.inf
 
-    def fit(self) -> Result:
+    def fit(self, *, test: bool = True) -> Result:
         """Train both stages and measure the best model on the test split.
+
+        test: whether to measure; a choice among models must not see it.
 
         KeyboardInterrupt ends the training early: the best model so far is in the run folder, and
         the result says so. After any other exception a folder without a model is removed.
 
         Raises:
-            RuntimeError: the loss became infinite or NaN.
+            Diverged: the loss became infinite or NaN; a RuntimeError.
         """
         created = [path for path in (self.run, *self.run.parents) if not path.exists()]
         self.run.mkdir(parents=True, exist_ok=True)
@@ -111,8 +120,8 @@ class Trainer:
                 self._remove(created)
             raise
         self._restore()
-        test = {} if interrupted else self._test()
-        return Result(self.run, self.model, interrupted, test)
+        metrics = self._test() if test and not interrupted else {}
+        return Result(self.run, self.model, interrupted, metrics)
 
     def _fit_stage(self, stage: EncoderStage | DiffusionStage) -> None:
         self.observer.stage(stage.name, stage.epochs, stage.steps_per_epoch)
@@ -154,7 +163,7 @@ class Trainer:
             average.update()
             total += loss
             if not math.isfinite(total):
-                raise RuntimeError(
+                raise Diverged(
                     f"the loss of stage {stage.name!r} is {loss} at step {i + 1} of epoch "
                     f"{epoch}; lower {stage.name}_lr or margin"
                 )
@@ -171,7 +180,7 @@ class Trainer:
             h, z = self.model.generate()
         # A hinge is quiet where a comparison with NaN is false, so the loss need not show it.
         if not all(torch.isfinite(vectors).all() for vectors in (h, z) if vectors is not None):
-            raise RuntimeError(
+            raise Diverged(
                 "the model has values that are not finite; lower encoder_lr or diffusion_lr"
             )
         seen = self.model.graph.user_items
