@@ -11,12 +11,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True)
+class Search:
+    """How `hdrm tune` varies a field; :mod:`hdrm.train.space` reads it.
+
+    values: "LOW:HIGH" or "a,b,c"; a bound such as 5x is a multiple of the settings' own value.
+    read: the stages that read the field, and the settings with which alone they do; "|" stands
+        between several values of one. Unless fields are named, those of the encoder are searched.
+    asked: never searched unless it is named.
+    """
+
+    values: str
+    read: Mapping[str, Mapping[str, str]]
+    asked: bool = False
+
+
+_ENCODER, _DIFFUSION = {"encoder": {}}, {"diffusion": {}}
+_HINGE, _SOFTMAX = {"encoder": {"loss": "hinge"}}, {"encoder": {"loss": "softmax"}}
+_FULL = {"encoder": {"propagation": "full"}}
+_LINEAR = {"diffusion": {"schedule": "linear|linear-var"}}
+
+
 def _choice(default: str, *options: str):
     return dataclasses.field(default=default, metadata={"options": options})
 
 
-def _number(default, low: float, high: float = math.inf, *, open_low: bool = False):
-    return dataclasses.field(default=default, metadata={"range": (low, high, open_low)})
+def _number(default, low: float, high: float = math.inf, *, open_low=False, search=None):
+    metadata = {"range": (low, high, open_low), "search": search}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -29,13 +51,15 @@ class Config:
     """
 
     # Model
-    dim: int = _number(64, 2)  # ambient width, time coordinate included
+    # ambient width, time coordinate included
+    dim: int = _number(64, 2, search=Search("32,64,128,256", _ENCODER | _DIFFUSION, asked=True))
     curvature: float = _number(1.0, 0, open_low=True)  # c: the space has curvature −c
-    layers: int = _number(3, 1)  # rounds of aggregation L; odd ranks better
+    # rounds of aggregation L; odd ranks better
+    layers: int = _number(3, 1, search=Search("1:4", _FULL))
     users: str = _choice("table", "table", "items")  # items: users start at the origin, no table
     hidden: tuple[int, ...] = (200, 1100)  # hidden widths of the denoisers
     activation: str = _choice("tanh", "tanh", "relu")
-    dropout: float = _number(0.5, 0, 1)
+    dropout: float = _number(0.5, 0, 1, search=Search("0:0.7", _DIFFUSION))
     noise: str = _choice("directional", "directional", "isotropic")
     predict: str = _choice("x0", "x0", "eps")
     # 1−ᾱ runs from noise_scale·noise_min to noise_scale·noise_max (linear, linear-var).
@@ -43,30 +67,36 @@ class Config:
     steps: int = _number(50, 1)  # T
     noise_scale: float = _number(1.0, 0, open_low=True)
     noise_min: float = _number(1e-3, 0, open_low=True)
-    noise_max: float = _number(0.5, 0, open_low=True)
+    noise_max: float = _number(0.5, 0, open_low=True, search=Search("0.05:0.9", _LINEAR))
     growth: float = _number(0.0, 0)  # radial growth δ of the forward noise
-    sampling_steps: int = _number(10, 1)  # T': reverse steps at inference
+    # T': reverse steps at inference
+    sampling_steps: int = _number(10, 1, search=Search("1:10", _DIFFUSION))
     sampling_noise: bool = False  # add the posterior's variance in reverse steps
     # Both stages
     seed: int = _number(0, 0, 2**31 - 1)
     pairs: str = _choice("users", "users", "interactions")  # what batches are drawn from
-    margin: float = _number(0.1, 0)
-    averaging: float = _number(0.99, 0, 1)  # decay of the weights' running average, per step
+    margin: float = _number(0.1, 0, search=Search("0.02:1", _HINGE | _DIFFUSION))
+    # decay of the weights' running average, per step
+    averaging: float = _number(
+        0.99, 0, 1, search=Search("0,0.9,0.98,0.99,0.997", _FULL | _DIFFUSION)
+    )
     eval_every: int = _number(2, 1)  # epochs between validations
     patience: int = _number(5, 1)  # validations without a better NDCG@20 until a stage stops
     # Stage 1, the encoder. hinge: pairs against the nearest of the drawn items, over the whole graph.
     # softmax: hidden interactions against all unseen items, over what is left of the graph.
     loss: str = _choice("hinge", "hinge", "softmax")
-    temperature: float = _number(0.5, 0, open_low=True)  # softmax: τ
-    edge_dropout: float = _number(0.5, 0, 1, open_low=True)  # softmax: share hidden at a step
-    softmax_users: int = _number(1_000, 1)  # softmax: users a step, each compared with all items
+    # softmax: τ, the share hidden at a step, and users a step, each compared with all items
+    temperature: float = _number(0.5, 0, open_low=True, search=Search("0.1:2", _SOFTMAX))
+    edge_dropout: float = _number(0.5, 0, 1, open_low=True, search=Search("0.2:0.8", _SOFTMAX))
+    softmax_users: int = _number(1_000, 1, search=Search("0.25x:4x", _SOFTMAX, asked=True))
     encoder_optimizer: str = _choice("sgd", "sgd", "adam")  # Riemannian
     encoder_epochs: int = _number(50, 0)
-    encoder_batch: int = _number(10_000, 1)
-    encoder_negatives: int = _number(16, 1)  # unseen items drawn a row; the nearest one counts
-    encoder_lr: float = _number(3e-3, 0, open_low=True)
-    encoder_momentum: float = _number(0.95, 0, 1)
-    encoder_weight_decay: float = _number(0.005, 0)
+    encoder_batch: int = _number(10_000, 1, search=Search("0.25x:4x", _HINGE, asked=True))
+    # unseen items drawn a row; the nearest one counts
+    encoder_negatives: int = _number(16, 1, search=Search("1:64", _HINGE))
+    encoder_lr: float = _number(3e-3, 0, open_low=True, search=Search("0.2x:5x", _ENCODER))
+    encoder_momentum: float = _number(0.95, 0, 1, search=Search("0.5:0.99", _ENCODER))
+    encoder_weight_decay: float = _number(0.005, 0, search=Search("1e-6:0.05", _ENCODER))
     # full: a step propagates over the whole graph. sampled: over neighbours drawn for its batch, and
     # it moves their rows only; memory and time of a step follow the batch. Validation is full.
     propagation: str = _choice("full", "full", "sampled")  # sampled ignores averaging
@@ -77,10 +107,11 @@ class Config:
     # Stage 2, the diffusion: Adam
     diffusion_epochs: int = _number(10, 0)
     diffusion_batch: int = _number(10_000, 1)
-    diffusion_negatives: int = _number(1, 1)
-    diffusion_lr: float = _number(1e-3, 0, open_low=True)
+    diffusion_negatives: int = _number(1, 1, search=Search("1:16", _DIFFUSION))
+    diffusion_lr: float = _number(1e-3, 0, open_low=True, search=Search("0.2x:5x", _DIFFUSION))
     step_sampling: str = _choice("uniform", "uniform", "importance")  # how training draws t
-    reconstruction: float = _number(0.05, 0, 1)  # α: weight of the reconstruction loss
+    # α: weight of the reconstruction loss
+    reconstruction: float = _number(0.05, 0, 1, search=Search("0.01:0.9", _DIFFUSION))
     folds: int = _number(5, 2)  # parts of the edges, each hidden while it is the positives
     tables: str = _choice("frozen", "frozen", "joint")  # joint: stage 2 trains the table too
     omega: float | None = _number(None, 0, 1)  # weight of the prediction; None: by validation
@@ -161,6 +192,22 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict:
         _known([key])
         changes[key] = _parse(key, value)
     return changes
+
+
+def format_assignments(config: Config, base: Config) -> list[str]:
+    """What parse_assignments reads as the difference of a configuration from ``base``."""
+    return [
+        f"{name}={format_value(value)}"
+        for name, value in dataclasses.asdict(config).items()
+        if value != getattr(base, name)
+    ]
+
+
+def format_value(value) -> str:
+    """A field's value as the command line takes it; floats keep every digit."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _known(names) -> None:
