@@ -40,6 +40,7 @@ def cli() -> None:
     \b
     hdrm train                      a generated data set, about a minute
     hdrm train ml-1m_clean          a data set by name or path
+    hdrm tune DATASET               better settings, by trials on the validation split
     hdrm evaluate RUN               the metrics of a run again
     hdrm compare RUN_A RUN_B        which ranks better, and how sure that is
     hdrm recommend RUN --user 7     the items for one user
@@ -52,6 +53,7 @@ def cli() -> None:
 
 for _command in (
     training.train,
+    training.tune,
     training.plan,
     runs.evaluate,
     runs.compare,

@@ -1,4 +1,4 @@
-"""train, plan."""
+"""train, tune, plan."""
 
 from __future__ import annotations
 
@@ -86,6 +86,59 @@ def _within(console, budget, config, sizes, device):
             f"encoder_batch, or raise --memory-budget"
         )
     return found.config
+
+
+@click.command()
+@click.argument("dataset", default="demo")
+@click.option("--search", "wanted", multiple=True, metavar="FIELD[,FIELD] or FIELD=VALUES",
+              help="What to vary: fields, `encoder`, `diffusion` (what that stage alone reads), or a "
+              "field with its values: LOW:HIGH, 0.5x:2x of the preset's, or a,b,c; repeat as "
+              "needed.  [default: encoder]")  # fmt: skip
+@click.option("--trials", type=click.IntRange(min=1), help="How many to make.  [default: 30, with "
+              "--minutes no limit]")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="After which no trial "
+              "begins; the one that runs is finished.")  # fmt: skip
+@click.option("--study", type=click.Path(path_type=Path), help="The search's folder; the search in "
+              "it is continued.  [default: runs/tune-DATASET]")  # fmt: skip
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
+@click.option("--seed", type=int, help="Of every training, and of the search.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting, "
+              "the same in all trials.")  # fmt: skip
+def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignments) -> int:
+    """Search for settings that rank DATASET's validation split better.
+
+    DATASET is as of `hdrm train`. The first trial is the preset itself; trials below the median are
+    ended early. The test split is not looked at. Ctrl-C ends the search, the same command continues
+    it, even after the process was killed. The command that trains the best settings is printed at
+    the end, and is in best.json of the search's folder after every trial.
+
+    Needs Optuna: pip install 'hdrm[tune]'
+    """
+    from .. import data
+    from ..train import report, search_folder, space
+    from ..train import tune as tuning
+
+    preset = preset or preset_for(Path(dataset).name)
+    config = _config(preset, None, assignments)
+    config = config.replace(seed=seed) if seed is not None else config
+    searched = space.search_space(config, wanted)
+    interactions = data.load(dataset)
+    task = search_folder.Task(interactions, dataset, preset, config, searched, device)
+    folder = study or search_folder.default_folder(interactions.name)
+    if trials is None and minutes is None:
+        trials = 30
+    console = Console()
+    report.print_dataset(console, interactions)
+    report.print_space(console, searched, encoder_alone=task.encoder_alone)
+    bars = report.TrialBars(console)
+    try:
+        found = tuning.tune(task, folder, trials=trials, minutes=minutes, observer=bars)
+    finally:
+        bars.close()
+    report.print_found(console, found)
+    console.print(f"search folder: {folder}", highlight=False, soft_wrap=True)
+    return 130 if found.interrupted else 0
 
 
 @click.command()

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..config import Config
+from ..config import Config, format_value
 from ..data import Dataset
 from ..data.summary import FEW, Summary, expectation
 from ..model import HDRM
@@ -18,6 +18,7 @@ from . import plan
 from .compare import Difference
 from .evaluate import CUTOFFS, METRICS
 from .trainer import CRITERION, Observer
+from .tune import Found, SearchObserver, Trial
 
 NAMES = {"recall": "Recall", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 ROWS = {"popularity": "popularity", "encoder": "encoder alone (ω = 0)", "hdrm": "HDRM"}
@@ -25,6 +26,8 @@ ROWS = {"popularity": "popularity", "encoder": "encoder alone (ω = 0)", "hdrm":
 
 class Bars(Observer):
     """One progress bar per stage with loss and speed, one line per validation."""
+
+    transient = False  # whether a bar disappears when its stage has ended
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -41,6 +44,8 @@ class Bars(Observer):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
+            transient=self.transient,
+            disable=self.transient and not self._console.is_terminal,
         )
         self._steps_per_epoch = steps_per_epoch
         self._task = self._progress.add_task(
@@ -79,6 +84,69 @@ class Bars(Observer):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class TrialBars(Bars, SearchObserver):
+    """A bar while a trial trains, and one line when it has ended."""
+
+    transient = True
+
+    def trial_begins(self, number: int) -> None:
+        self._name = f"trial {number}"
+
+    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
+        super().stage(f"{self._name}, {name}", epochs, steps_per_epoch)
+
+    def validated(self, record: dict, best: bool) -> None:
+        pass
+
+    def trial_ended(self, trial: Trial, best: bool) -> None:
+        self.close()
+        value = "     –" if trial.value is None else f"{trial.value:.4f}"
+        how = f"  (pruned at epoch {trial.epochs}: {trial.reason})" if trial.reason else ""
+        self._console.print(
+            f"trial {trial.number:>3}  {CRITERION.upper()} {value}  {trial.seconds:6.1f} s  "
+            f"{_assigned(trial.settings)}{how}{'  (best)' if best else ''}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_space(console: Console, space: dict[str, str], *, encoder_alone: bool) -> None:
+    """What a search varies."""
+    stages = "the encoder's stage" if encoder_alone else "both stages"
+    console.print(
+        f"trials train {stages}; searched: {_assigned(space)}", highlight=False, soft_wrap=True
+    )
+
+
+def print_found(console: Console, found: Found) -> None:
+    """The best trials, what made them so, and the command that trains the best."""
+    counts = ", ".join(f"{count} {state}" for state, count in found.counts.items())
+    if not found.best:
+        console.print(f"no trial was trained to its end ({counts})", highlight=False)
+        return
+    table = Table(title=f"the best of {sum(found.counts.values())} trials ({counts})")
+    table.add_column("trial")
+    for trial in found.best:
+        table.add_column(str(trial.number), justify="right")
+    values = (f"{trial.value:.4f}" for trial in found.best)
+    table.add_row(f"validation {CRITERION.upper()}", *values, end_section=True)
+    for name in found.task.space:
+        table.add_row(name, *(format_value(trial.settings[name]) for trial in found.best))
+    console.print(table)
+    if found.importance:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in found.importance.items())
+        console.print(f"importance: {shares}", highlight=False, soft_wrap=True)
+    console.print("to train the best settings and measure them on the test split:")
+    console.print(f"  {found.command}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _assigned(values: dict) -> str:
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else format_value(value)}"
+        for name, value in values.items()
+    )
 
 
 def metrics_table(title: str, results: dict[str, dict[str, float]]) -> Table:
