@@ -70,7 +70,7 @@ class Config:
     noise_max: float = _number(0.5, 0, open_low=True, search=Search("0.05:0.9", _LINEAR))
     growth: float = _number(0.0, 0)  # radial growth δ of the forward noise
     # T': reverse steps at inference
-    sampling_steps: int = _number(10, 1, search=Search("1:10", _DIFFUSION))
+    sampling_steps: int = _number(10, 1, search=Search("1:10", _DIFFUSION, asked=True))
     sampling_noise: bool = False  # add the posterior's variance in reverse steps
     # Both stages
     seed: int = _number(0, 0, 2**31 - 1)

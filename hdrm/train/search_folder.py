@@ -158,8 +158,10 @@ def _differences(theirs: dict, mine: dict) -> list[str]:
         return [*found, f"its preset is {theirs['preset']}, this one's {mine['preset']}"]
     for what, verb in (("config", "has"), ("space", "searches")):
         old, new = theirs[what], mine[what]
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                here = new.get(name, "does not")
-                found.append(f"it {verb} {name} = {old.get(name, 'nothing')}, this one {here}")
+        for who, names in (("it alone", old.keys() - new), ("this one alone", new.keys() - old)):
+            if names:
+                found.append(f"{who} {verb} {', '.join(sorted(names))}")
+        for name in old:
+            if name in new and old[name] != new[name]:
+                found.append(f"it {verb} {name} = {old[name]}, this one {new[name]}")
     return found

@@ -11,6 +11,7 @@ line as it is.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 
 from ..config import Config, Search, format_value, parse_assignments
@@ -69,6 +70,23 @@ def distributions(space: dict[str, str]) -> dict:
         kind = IntDistribution if isinstance(low, int) else FloatDistribution
         found[name] = kind(low, high, log=low > 0 and high >= LOG_FROM * low)
     return found
+
+
+def combinations(space: dict[str, str], most: int) -> list[dict] | None:
+    """All values of a space together; None if they are more than ``most``, or no finite number."""
+    lists, count = [], 1
+    for name, text in space.items():
+        values = parse_values(name, text)
+        if ":" in text:
+            low, high = values
+            if isinstance(low, float):
+                return None
+            values = range(low, high + 1)
+        lists.append(values)
+        count *= len(values)
+    if count > most:
+        return None
+    return [dict(zip(space, values)) for values in itertools.product(*lists)]
 
 
 def contains(space: dict[str, str], config: Config) -> bool:

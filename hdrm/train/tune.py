@@ -5,7 +5,7 @@ The test split is never ranked, and no model is kept: a trial is trained again b
 The first trial is the settings themselves. Every other is drawn by TPE from the trials before it and
 a seed of its own, so a search that was stopped goes on as if it had not been. A trial whose process
 died is marked failed and made again, once: if it is what kills the process, the search gets past it.
-One that Ctrl-C ended is always made again.
+One that Ctrl-C ended is always made again. Where the space is of few combinations, each is tried once.
 
 Pruned is what has not reached, at an epoch, the median of the trials that were trained to their end.
 Hyperband would divide the few trials there are among brackets, and asks for the last epoch, which
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import shutil
 import time
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ BEST = 5  # trials reported
 PRUNED_AFTER = 5  # trials trained to their end
 WARM_UP = 4  # nothing is pruned in the first of so many parts of the epochs
 IMPORTANCE_AFTER = 10  # trials trained to their end
+FEW = 100  # combinations, up to which each is tried once
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def tune(
 ) -> Found:
     """Search in a folder, and go on there if it is the folder of this search.
 
+    It ends after so many trials, so much time, or when every combination was tried.
+
     Args:
         task: what is searched.
         folder: new, empty, or of the same search; see :mod:`hdrm.train.search_folder`.
@@ -157,8 +161,7 @@ def tune(
         ends = math.inf if minutes is None else time.monotonic() + 60 * minutes
         made, interrupted, died = 0, False, True
         try:
-            while made != trials and time.monotonic() < ends:
-                search.make_trial()
+            while made != trials and time.monotonic() < ends and search.make_trial():
                 made += 1
             died = False
         except KeyboardInterrupt:
@@ -186,17 +189,24 @@ class _Search:
         self._optuna, self._states = optuna, optuna.trial.TrialState
         self._task, self._folder, self._observer = task, folder, observer
         self._distributions = space.distributions(task.space)
+        self._combinations = space.combinations(task.space, FEW)
+        if self._combinations is not None:
+            random.Random(task.config.seed).shuffle(self._combinations)
         longest = task.trained(task.config)
-        epochs = longest.encoder_epochs + longest.diffusion_epochs
-        self._study = optuna.create_study(
-            study_name="hdrm",
-            storage=f"sqlite:///{(folder / DATABASE_FILE).resolve()}",
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(
-                n_startup_trials=PRUNED_AFTER, n_warmup_steps=epochs // WARM_UP
-            ),
-        )
+        self._epochs = longest.encoder_epochs + longest.diffusion_epochs
+        database = (folder / DATABASE_FILE).resolve()
+        try:
+            self._study = optuna.create_study(
+                study_name="hdrm",
+                storage=f"sqlite:///{database}",
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(
+                    n_startup_trials=PRUNED_AFTER, n_warmup_steps=self._epochs // WARM_UP
+                ),
+            )
+        except Exception as error:  # SQLAlchemy's, SQLite's, Optuna's
+            raise ValueError(f"{database} is damaged or of another version: {error}") from error
         self.end(died=True)
         if not self._study.trials and space.contains(task.space, task.config):
             own = {name: getattr(task.config, name) for name in task.space}
@@ -215,13 +225,18 @@ class _Search:
                 attributes = {"again": True, "died": died or before}
                 self._study.enqueue_trial(trial.params, attributes)
 
-    def make_trial(self) -> None:
-        """Draw a trial, train it, tell Optuna and write best.json; an exception leaves it running."""
+    def make_trial(self) -> bool:
+        """Draw a trial, train it, tell Optuna and write best.json; False if there is none to draw.
+
+        An exception leaves the trial running.
+        """
         study = self._study
+        if self._combinations is not None and not self._queue_a_combination():
+            return False
         study.sampler = self._optuna.samplers.TPESampler(seed=self._seed())
         trial = study.ask(self._distributions)
         self._observer.trial_begins(trial.number)
-        reports = _Reports(trial, self._observer)
+        reports = _Reports(trial, self._epochs, self._observer)
         reason = self._train(trial, reports)
         if reason:  # pruned, not failed: the sampler shall learn from it
             trial.set_user_attr("reason", reason)
@@ -232,6 +247,17 @@ class _Search:
         write_json(self._folder / BEST_FILE, found.as_json())
         ended = Trial.of(study.trials[trial.number])
         self._observer.trial_ended(ended, best=found.best[:1] == [ended])
+        return True
+
+    def _queue_a_combination(self) -> bool:
+        """Queue one that was not tried, unless a trial is queued; False if there is neither."""
+        if self._study.get_trials(deepcopy=False, states=[self._states.WAITING]):
+            return True
+        tried = [trial.params for trial in self._study.get_trials(deepcopy=False)]
+        new = next((values for values in self._combinations if values not in tried), None)
+        if new is not None:
+            self._study.enqueue_trial(new)
+        return new is not None
 
     def _seed(self) -> int:
         """Of the next trial: of how many were drawn, so that one made again changes no other."""
@@ -295,11 +321,11 @@ class _Pruned(Exception):
 class _Reports(Observer):
     """Passes a training's progress on, reports its validations to Optuna, ends it if told to.
 
-    value: NDCG@20 of the model that is stored.
+    last: the epoch after which there is nothing to save. value: NDCG@20 of the model that is stored.
     """
 
-    def __init__(self, trial, observer: Observer) -> None:
-        self._trial, self._observer = trial, observer
+    def __init__(self, trial, last: int, observer: Observer) -> None:
+        self._trial, self._last, self._observer = trial, last, observer
         self._before = self._epochs = 0
         self.value: float | None = None
 
@@ -316,6 +342,7 @@ class _Reports(Observer):
         if best:
             self.value = record[CRITERION]
         # Patience may end a stage early; an epoch has one number in every trial all the same.
-        self._trial.report(record[CRITERION], self._before + record["epoch"])
-        if self._trial.should_prune():
+        epoch = self._before + record["epoch"]
+        self._trial.report(record[CRITERION], epoch)
+        if epoch < self._last and self._trial.should_prune():
             raise _Pruned
