@@ -137,7 +137,8 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
     finally:
         bars.close()
     report.print_found(console, found)
-    console.print(f"search folder: {folder}", highlight=False, soft_wrap=True)
+    where = "stopped; the same command goes on in" if found.interrupted else "search folder:"
+    console.print(f"{where} {folder}", highlight=False, soft_wrap=True)
     return 130 if found.interrupted else 0
 
 

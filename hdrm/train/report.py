@@ -126,7 +126,8 @@ def print_found(console: Console, found: Found) -> None:
     if not found.best:
         console.print(f"no trial was trained to its end ({counts})", highlight=False)
         return
-    table = Table(title=f"the best of {sum(found.counts.values())} trials ({counts})")
+    console.print(f"the best of {sum(found.counts.values())} trials ({counts}):", highlight=False)
+    table = Table()
     table.add_column("trial")
     for trial in found.best:
         table.add_column(str(trial.number), justify="right")

@@ -23,6 +23,7 @@ import math
 import random
 import shutil
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -306,12 +307,17 @@ class _Search:
         }
         importance = {}
         if len(complete) >= IMPORTANCE_AFTER:
-            # Optuna's other evaluators need scikit-learn.
-            evaluator = self._optuna.importance.PedAnovaImportanceEvaluator()
-            importance = self._optuna.importance.get_param_importances(
-                self._study, evaluator=evaluator
-            )
+            importance = self._importance()
         return Found(self._task, counts, [Trial.of(trial) for trial in best], importance)
+
+    def _importance(self) -> dict[str, float]:
+        of = self._optuna.importance
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # experimental in Optuna 4; all equal in a flat landscape
+            # The other evaluators need scikit-learn.
+            return of.get_param_importances(self._study, evaluator=of.PedAnovaImportanceEvaluator())
 
 
 class _Pruned(Exception):
