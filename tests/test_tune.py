@@ -20,7 +20,7 @@ from hdrm.data import Dataset, load
 from hdrm.data.splits import per_user
 from hdrm.train import Trainer, trainer, tune
 from hdrm.train.search_folder import Task, claimed
-from hdrm.train.space import distributions, search_space
+from hdrm.train.space import distributions, search_space, shortened
 from hdrm.train.trainer import Diverged
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'hdrm[tune]'")
@@ -367,6 +367,14 @@ def test_values_on_the_command_line():
     assert found["encoder_lr"].log and not found["margin"].log
     assert found["omega"].choices == (None, 0.0, 0.1) and found["layers"].choices == (2, 3)
     assert search_space(CONFIG, [f"{name}={text}" for name, text in space.items()]) == space
+
+
+def test_numbers_that_were_chosen_by_hand_keep_their_digits():
+    config = CONFIG.replace(margin=0.123456)
+    space = search_space(config, ["margin=0.1:1", "encoder_lr=0.0123456,0.5"])
+    for margin, expected in ((0.123456, 0.123456), (0.654321, 0.6543)):
+        values = {"margin": margin, "encoder_lr": 0.0123456}
+        assert shortened(space, config, values) == {"margin": expected, "encoder_lr": 0.0123456}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shlex
@@ -56,9 +57,13 @@ class Task:
         """
         return self.config.omega is None and space.of_encoder(self.config, self.space)
 
-    def settings(self, values: dict) -> Config:
-        """The settings with values of the space; ValueError if they do not go together."""
-        return self.config.replace(**space.rounded(values))
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint()
+
+    def values(self, drawn: dict) -> dict:
+        """What is trained of values drawn from the space."""
+        return space.shortened(self.space, self.config, drawn)
 
     def trained(self, config: Config) -> Config:
         """Settings as a trial trains them."""
@@ -102,17 +107,13 @@ def claimed(folder: Path, task: Task) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock, folder)
         description = _description(task, folder)
         if path.exists():
             _refuse_another(path, description)
         else:
             write_json(path, description)
         yield
-    except BlockingIOError:
-        raise RuntimeError(
-            f"another process searches in {folder}; wait for it, or name another folder with --study"
-        ) from None
     finally:
         os.close(lock)
 
@@ -121,10 +122,19 @@ def write_json(path: Path, value: dict) -> None:
     checkpoint.write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RuntimeError(
+            f"another process searches in {folder}; wait for it, or name another folder with --study"
+        ) from None
+
+
 def _description(task: Task, folder: Path) -> dict:
     return {
         "format": FORMAT,
-        "dataset": {"name": task.dataset.name, "fingerprint": task.dataset.fingerprint()},
+        "dataset": {"name": task.dataset.name, "fingerprint": task.fingerprint},
         "preset": task.preset,
         "config": json.loads(task.config.to_json()),
         "space": task.space,

@@ -99,12 +99,16 @@ def contains(space: dict[str, str], config: Config) -> bool:
     return True
 
 
-def rounded(values: dict) -> dict:
-    """Drawn values with the floats shortened."""
+def shortened(space: dict[str, str], config: Config, values: dict) -> dict:
+    """Drawn values with the floats of ranges shortened, but for the settings' own."""
     return {
-        name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+        name: value if ":" not in space[name] or value == getattr(config, name) else _short(value)
         for name, value in values.items()
     }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def parse_values(name: str, text: str) -> list:
@@ -164,7 +168,7 @@ def _multiplied(config: Config, name: str, text: str) -> list:
     for part in text.split(":"):
         if part.endswith("x"):
             try:
-                number = rounded({name: float(part[:-1]) * own})[name]
+                number = _short(float(part[:-1]) * own)
             except ValueError:
                 raise ValueError(
                     f"cannot search {name}: {part!r} is not a multiple as 5x"

@@ -3,9 +3,10 @@
 The test split is never ranked, and no model is kept: a trial is trained again by its command.
 
 The first trial is the settings themselves. Every other is drawn by TPE from the trials before it and
-a seed of its own, so a search that was stopped goes on as if it had not been. A trial whose process
-died is marked failed and made again, once: if it is what kills the process, the search gets past it.
-One that Ctrl-C ended is always made again. Where the space is of few combinations, each is tried once.
+a seed of its own, so a search that was stopped goes on as if it had not been. Where the space is of
+few combinations, each is tried once, in a random order. A trial whose process died is marked failed
+and made again, once: if it is what kills the process, the search gets past it. One that Ctrl-C ended
+is always made again.
 
 Pruned is what has not reached, at an epoch, the median of the trials that were trained to their end.
 Hyperband would divide the few trials there are among brackets, and asks for the last epoch, which
@@ -61,7 +62,7 @@ class Trial:
     reason: str
 
     @classmethod
-    def of(cls, frozen) -> Trial:
+    def of(cls, frozen, task: Task) -> Trial:
         """From Optuna's record."""
         complete, reported = frozen.state.name == "COMPLETE", frozen.intermediate_values
         return cls(
@@ -70,7 +71,7 @@ class Trial:
             value=frozen.value if complete else max(reported.values(), default=None),
             epochs=max(reported, default=0),
             seconds=round(frozen.duration.total_seconds(), 1),
-            settings=space.rounded(frozen.params),
+            settings=task.values(frozen.params),
             reason=frozen.user_attrs.get("reason", ""),
         )
 
@@ -109,7 +110,7 @@ class Found:
             "settings": self.best[0].settings,
             "config": dataclasses.asdict(self.config),
             "dataset": self.task.source,
-            "fingerprint": self.task.dataset.fingerprint(),
+            "fingerprint": self.task.fingerprint,
             "preset": self.task.preset,
             "encoder_alone": self.task.encoder_alone,
             "trials": self.counts,
@@ -246,7 +247,7 @@ class _Search:
             study.tell(trial, reports.value)
         found = self.found()
         write_json(self._folder / BEST_FILE, found.as_json())
-        ended = Trial.of(study.trials[trial.number])
+        ended = Trial.of(study.trials[trial.number], self._task)
         self._observer.trial_ended(ended, best=found.best[:1] == [ended])
         return True
 
@@ -270,7 +271,7 @@ class _Search:
         """Train a trial; why it was pruned, or nothing."""
         task, run = self._task, self._folder / TRIAL_FOLDER
         try:
-            config = task.settings(trial.params)
+            config = task.config.replace(**task.values(trial.params))
         except ValueError as error:  # each value is valid, but not with the others
             return str(error)
         try:
@@ -308,15 +309,14 @@ class _Search:
         importance = {}
         if len(complete) >= IMPORTANCE_AFTER:
             importance = self._importance()
-        return Found(self._task, counts, [Trial.of(trial) for trial in best], importance)
+        found = [Trial.of(trial, self._task) for trial in best]
+        return Found(self._task, counts, found, importance)
 
     def _importance(self) -> dict[str, float]:
         of = self._optuna.importance
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # experimental in Optuna 4; all equal in a flat landscape
-            # The other evaluators need scikit-learn.
+            # That it is experimental (Optuna 4), or that no field matters. Others need scikit-learn.
+            warnings.simplefilter("ignore")
             return of.get_param_importances(self._study, evaluator=of.PedAnovaImportanceEvaluator())
 
 
