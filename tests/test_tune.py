@@ -20,7 +20,7 @@ from hdrm.data import Dataset, load
 from hdrm.data.splits import per_user
 from hdrm.train import Trainer, trainer, tune
 from hdrm.train.search_folder import Task, claimed
-from hdrm.train.space import distributions, search_space, shortened
+from hdrm.train.space import search_space
 from hdrm.train.trainer import Diverged
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'hdrm[tune]'")
@@ -330,89 +330,6 @@ def test_importance_is_said_where_there_are_enough_trials(dataset, tmp_path, mon
         found = tune.tune(task_of(dataset), tmp_path / "study", trials=trials)
         assert found.importance.keys() == fields
     assert sum(found.importance.values()) == pytest.approx(1)
-
-
-def test_fields_that_are_not_read_are_not_searched():
-    hinge, softmax = search_space(PRESETS["general"]), search_space(PRESETS["ml-1m"])
-    assert {"margin", "encoder_negatives"} < hinge.keys() and "temperature" not in hinge
-    assert {"temperature", "edge_dropout"} < softmax.keys() and "margin" not in softmax
-    assert {"encoder_lr", "encoder_weight_decay", "encoder_momentum"} < hinge.keys() & softmax
-    assert "dim" not in hinge and "diffusion_lr" not in hinge
-    sampled = search_space(Config(propagation="sampled"))
-    assert "averaging" not in sampled and "layers" not in sampled
-    everything = search_space(PRESETS["ml-1m"], ["encoder,diffusion", "dim"])
-    assert {"margin", "diffusion_lr", "dim"} < everything.keys()  # the diffusion has a margin
-    cosine = search_space(Config(schedule="cosine"), ["diffusion"])
-    assert "noise_max" not in cosine and "dropout" in cosine
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_field_is_searched_around_what_the_presets_have(preset):
-    """A range that does not hold a preset's own value would not be one to search."""
-    config = PRESETS[preset]
-    space = search_space(config, ["encoder,diffusion"])
-    for name, distribution in distributions(space).items():
-        assert distribution._contains(distribution.to_internal_repr(getattr(config, name))), name
-
-
-def test_values_on_the_command_line():
-    space = search_space(
-        CONFIG, ["encoder_lr=0.5x:20x", "layers=2,3", "omega=none,0,0.1", "noise", "margin=0:1"]
-    )
-    assert space == {
-        "encoder_lr": "0.005:0.2",
-        "layers": "2,3",
-        "omega": "none,0.0,0.1",
-        "noise": "directional,isotropic",
-        "margin": "0.0:1.0",
-    }
-    found = distributions(space)
-    assert found["encoder_lr"].log and not found["margin"].log
-    assert found["omega"].choices == (None, 0.0, 0.1) and found["layers"].choices == (2, 3)
-    assert search_space(CONFIG, [f"{name}={text}" for name, text in space.items()]) == space
-
-
-def test_numbers_that_were_chosen_by_hand_keep_their_digits():
-    config = CONFIG.replace(margin=0.123456)
-    space = search_space(config, ["margin=0.1:1", "encoder_lr=0.0123456,0.5"])
-    for margin, expected in ((0.123456, 0.123456), (0.654321, 0.6543)):
-        values = {"margin": margin, "encoder_lr": 0.0123456}
-        assert shortened(space, config, values) == {"margin": expected, "encoder_lr": 0.0123456}
-
-
-@pytest.mark.parametrize(
-    ("wanted", "words"),
-    [
-        ("colour", "cannot search 'colour': it is neither a setting nor a stage"),
-        ("hidden", "its values are lists"),
-        ("temperature", "the encoder reads it where loss = softmax, not hinge"),
-        ("temperature=0.1:1", "the encoder reads it where loss = softmax, not hinge"),
-        ("noise_max", "diffusion_epochs = 0"),
-        ("diffusion", "nothing to search"),
-        ("patience", "give one: --search patience=LOW:HIGH"),
-        ("layers=0:3", "layers must be at least 1"),
-        ("layers=1.5:3", "layers must be int"),
-        ("layers=3:1", "expected LOW:HIGH"),
-        ("layers=2", "expected LOW:HIGH"),
-        ("layers=1:2:3", "expected LOW:HIGH"),
-        ("encoder_lr=fastx:1", "'fastx' is not a multiple as 5x"),
-        ("noise=1:2", "noise must be one of"),
-        ("dim=1:64", "dim must be at least 2"),
-    ],
-)
-def test_what_cannot_be_searched(wanted, words):
-    with pytest.raises((ValueError, TypeError)) as error:
-        search_space(CONFIG.replace(diffusion_epochs=0), [wanted])
-    assert words in str(error.value)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_assignments_say_the_difference_of_two_configurations(preset):
-    config = PRESETS[preset].replace(omega=0.1, sampling_noise=True, hidden=(5, 6), layers=3)
-    for base in (Config(fanouts=(3, 2, 1), omega=0.3), config):
-        assigned = format_assignments(config, base)
-        assert base.replace(**parse_assignments(tuple(assigned))) == config
-    assert format_assignments(config.replace(omega=None), config) == ["omega=none"]
 
 
 @pytest.fixture
