@@ -73,11 +73,34 @@ class Encoder(nn.Module):
         return h0 + ops.propagate(h0, graph, self.num_layers, space="tangent", **options)
 
     @torch.no_grad()
+    def item_rounds(self, graph: BipartiteGraph) -> Tensor:
+        """What the items send in each round: h_i^(0) … h_i^(L−1), h^(l) = Âˡ·logmap0(table).
+
+        Returns:
+            (L, I, d+1), in the table's dtype whatever ``work_dtype``.
+        """
+        h = self._start(graph)
+        items = h[graph.num_users :]
+        rounds = items.new_empty(self.num_layers, *items.shape)
+        for number in range(self.num_layers):
+            if number:
+                slices.propagate_(h, graph, 1)
+            rounds[number] = items
+        return rounds
+
     def _streamed(self, graph: BipartiteGraph) -> Tensor:
-        h = torch.empty(self.table.shape, dtype=self.table.dtype, device=graph.device)
-        for rows in blocks(h):
-            h[rows] = ops.logmap0(self.table[rows].to(graph.device), c=self.c)
+        h = self._start(graph)
         return slices.propagate_(h, graph, self.num_layers, work_dtype=self.work_dtype)
+
+    @torch.no_grad()
+    def _start(self, graph: BipartiteGraph) -> Tensor:
+        """h^(0) (U + I, d+1) on the graph's device; the table crosses over a block at a time."""
+        shape = graph.num_nodes, self.table.shape[1]
+        h = torch.zeros(shape, dtype=self.table.dtype, device=graph.device)
+        own = h[self.at_origin :]
+        for rows in blocks(own):
+            own[rows] = ops.logmap0(self.table[rows].to(graph.device), c=self.c)
+        return h
 
     def _apply(self, fn, recurse=True):
         """As nn.Module for .to(device) and kin; a table on the host follows in dtype only."""

@@ -23,7 +23,7 @@ from .. import ops
 from ..config import Config
 from ..graph import CSR, BipartiteGraph
 from ..seeds import derive_seed
-from . import checkpoint, slices
+from . import checkpoint, serving, slices
 from .denoiser import Denoiser
 from .diffusion import Diffusion
 from .encoder import Encoder
@@ -72,7 +72,7 @@ class HDRM(nn.Module):
             self.register_buffer(f"mean_{name}", torch.zeros(config.dim))
             self.register_buffer(f"std_{name}", torch.zeros(config.dim))
         self._graph: BipartiteGraph | None = None
-        self._points: tuple[Tensor, Tensor] | None = None
+        self._forget()
 
     # What the model knows
 
@@ -94,7 +94,8 @@ class HDRM(nn.Module):
                 f"the model has {self.num_users} users and {self.num_items} items, the graph "
                 f"{graph.num_users} and {graph.num_items}"
             )
-        self._graph, self._points = graph, None
+        self._graph = graph
+        self._forget()
 
     @torch.no_grad()
     def set_statistics(self) -> None:
@@ -110,21 +111,25 @@ class HDRM(nn.Module):
         return getattr(self, f"mean_{name}"), getattr(self, f"std_{name}")
 
     def train(self, mode: bool = True) -> HDRM:
-        """As nn.Module; also forgets the points kept for recommend, which training changes."""
-        self._points = None
+        """As nn.Module; also forgets what is kept for recommending, which training changes."""
+        self._forget()
         return super().train(mode)
 
     def load_state_dict(self, *args, **kwargs):
-        self._points = None
+        self._forget()
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, *args, **kwargs):
         """As nn.Module for .to(device) and kin; the graph follows."""
         super()._apply(*args, **kwargs)
-        self._points = None
+        self._forget()
         if self._graph is not None:
             self._graph = self._graph.to(self.omega.device)
         return self
+
+    def _forget(self) -> None:
+        self._points: tuple[Tensor, Tensor] | None = None
+        self._item_rounds: Tensor | None = None
 
     # Training and inference
 
@@ -156,17 +161,24 @@ class HDRM(nn.Module):
         the configuration's seed. So the result is a function of the model alone.
         """
         h = self.encoder(self.graph)
-        user, history = self.user_inputs(h, self.graph)
+        return h, self.generate_from(*self.user_inputs(h, self.graph))
+
+    @torch.no_grad()
+    def generate_from(self, user: Tensor, history: Tensor, *, first: int = 0) -> Tensor:
+        """(û + n̂)/2 of any users from their vectors and histories, (n, dim) each.
+
+        ``first``: the number of the first of them, on which noise depends that is drawn.
+        """
         generated = torch.empty_like(user)
-        for first in range(0, self.num_users, BLOCK):
-            part = slice(first, first + BLOCK)
+        for start in range(0, len(user), BLOCK):
+            part = slice(start, start + BLOCK)
             inputs = user[part], history[part]
             torch.add(
-                self._reverse("user", *inputs, first),
-                self._reverse("history", *reversed(inputs), first),
+                self._reverse("user", *inputs, first + start),
+                self._reverse("history", *reversed(inputs), first + start),
                 out=generated[part],
             )
-        return h, generated.div_(2)
+        return generated.div_(2)
 
     def _reverse(self, name: str, z0: Tensor, known: Tensor, first: int) -> Tensor:
         """The reverse process of a denoiser on a block of users, of whom ``first`` is the first."""
@@ -203,6 +215,14 @@ class HDRM(nn.Module):
                 self._points = self.mix(h, z, omega)
         return self._points
 
+    def item_rounds(self) -> Tensor:
+        """What items send a new user in each round (L, I, dim); kept as :meth:`points` are."""
+        if self._item_rounds is None:
+            self._item_rounds = self.encoder.item_rounds(self.graph)
+        return self._item_rounds
+
+    # Serving; hdrm.model.serving has the formulas, and the errors of all four
+
     def recommend(
         self, users: int | Sequence[int] | Tensor, k: int = 20, *, exclude: CSR | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -216,28 +236,24 @@ class HDRM(nn.Module):
         Returns:
             Item ids (B, k) int64 and Lorentz distances (B, k), nearest first; −1 and inf where a
             user has fewer than k items left.
-
-        Raises:
-            TypeError, ValueError: ids that are not integers or out of range, k out of range.
-            RuntimeError: no graph was set, or the model is in training mode.
         """
-        user_points, item_points = self.points()
-        users = torch.atleast_1d(torch.as_tensor(users, device=user_points.device))
-        if users.dim() != 1 or users.is_floating_point() or users.dtype == torch.bool:
-            raise TypeError(
-                f"users must be one-dimensional integer ids, got {users.dtype} of shape "
-                f"{tuple(users.shape)}"
-            )
-        if users.numel() and not 0 <= int(users.min()) <= int(users.max()) < self.num_users:
-            raise ValueError(
-                f"users must be in 0 … {self.num_users - 1}, got {int(users.min())} … "
-                f"{int(users.max())}"
-            )
-        seen = (self.graph.user_items if exclude is None else exclude).rows(users.long())
-        distances, items = ops.topk(
-            user_points[users.long()], item_points, k, exclude=seen, c=self.config.curvature
-        )
-        return items, distances
+        return serving.recommend(self, users, k, exclude)
+
+    def fold_in(self, items: Sequence[Sequence[int]] | CSR) -> Tensor:
+        """Points (B, dim) of B new users who have interacted with ``items``, ids or CSR (B × I)."""
+        return serving.fold_in(self, items)
+
+    def recommend_for(
+        self, items: Sequence[Sequence[int]] | CSR, k: int = 20
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`recommend`, for new users who have interacted with ``items``."""
+        return serving.recommend_for(self, items, k)
+
+    def similar_items(
+        self, items: int | Sequence[int] | Tensor, k: int = 20
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and distances (B, k) of the k items nearest to each of ``items``, without itself."""
+        return serving.similar_items(self, items, k)
 
     # Storage
 
