@@ -59,20 +59,23 @@ def save(model: HDRM, run: str | os.PathLike[str]) -> None:
         "config": model.config.to_json(),
     }
     # Straight from the tensors into the file: tables may be large.
-    _replace(Path(run) / MODEL_FILE, lambda path: save_file(tensors, path, metadata))
+    replace(Path(run) / MODEL_FILE, lambda path: save_file(tensors, path, metadata))
     write(Path(run) / CONFIG_FILE, (model.config.to_json() + "\n").encode())
 
 
 def write(path: Path, content: bytes) -> None:
     """Replace a file in one step."""
-    _replace(path, lambda temporary: temporary.write_bytes(content))
+    replace(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _replace(path: Path, fill: Callable[[Path], object]) -> None:
+def replace(path: Path, fill: Callable[[Path], object]) -> None:
     """Replace a file by the one that ``fill`` writes, a temporary one beside it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # of new files here; safetensors' are the owner's alone
         fill(temporary)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
