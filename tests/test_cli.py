@@ -157,7 +157,7 @@ WITH_NAN = np.where(np.arange(len(PAIRS))[:, None] == 3, np.nan, PAIRS.astype(fl
         (["evaluate", "nowhere"], "nowhere is not a run"),
         (["evaluate", "occupied"], "holds no model.safetensors"),
         (["recommend", "nowhere", "--user", "1"], "nowhere is not a run"),
-        (["recommend", "occupied"], "Missing option '--user'"),
+        (["recommend", "occupied"], "give one of --user, --items"),
         (["cook"], "No such command 'cook'"),
     ],
 )

@@ -7,7 +7,7 @@ import warnings
 
 import click
 
-from . import data, graph, installation, runs, training
+from . import data, graph, installation, runs, serving, training
 
 EPILOG = "The data sets, settings and files are described in README.md."
 ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -44,6 +44,7 @@ def cli() -> None:
     hdrm evaluate RUN               the metrics of a run again
     hdrm compare RUN_A RUN_B        which ranks better, and how sure that is
     hdrm recommend RUN --user 7     the items for one user
+    hdrm export RUN --to npz -o F   vectors or an index for other systems
     hdrm report RUN                 a page about a run, to look at
     hdrm data DATASET               what a data set looks like; prepares one
     hdrm plan DATASET               the memory that training it needs
@@ -57,8 +58,10 @@ for _command in (
     training.plan,
     runs.evaluate,
     runs.compare,
-    runs.recommend,
     runs.report,
+    serving.recommend,
+    serving.similar,
+    serving.export,
     data.data,
     graph.graph,
     installation.info,

@@ -1,4 +1,4 @@
-"""What is done with a run folder: evaluate, compare, recommend, report."""
+"""What is said about a run folder: evaluate, compare, report."""
 
 from __future__ import annotations
 
@@ -48,25 +48,6 @@ def compare(run_a, run_b, split, resamples, seed, device) -> None:
     console = Console()
     console.print(f"A: {run_a}\nB: {run_b}", highlight=False, soft_wrap=True)
     console.print(report.comparison_table(title, found))
-
-
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--user", "users", multiple=True, required=True, help="A user's id as in the data; "
-              "repeat for several.")  # fmt: skip
-@click.option("-k", default=10, show_default=True, help="How many items.")
-@click.option("--device", default="cpu", show_default=True)
-def recommend(run, users, k, device) -> None:
-    """Print the K nearest items of a user that are not among the user's training items."""
-    from ..train import report, runs
-
-    opened = runs.Run.open(run, device)
-    console = Console()
-    ids = [opened.user_id(user) for user in users]
-    items, distances = opened.model.recommend(ids, k)
-    for user, row, lengths in zip(users, items.tolist(), distances.tolist()):
-        found = [(opened.item_label(i), d) for i, d in zip(row, lengths) if i >= 0]
-        console.print(report.recommendations_table(user, found))
 
 
 @click.command()

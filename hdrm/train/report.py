@@ -201,9 +201,9 @@ def schedule_table(title: str, diffusion: Diffusion) -> Table:
     return table
 
 
-def recommendations_table(user: str, found: Sequence[tuple[str, float]]) -> Table:
+def recommendations_table(title: str, found: Sequence[tuple[str, float]]) -> Table:
     """Items with their distances, nearest first."""
-    table = Table(title=f"user {user}", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for column in ("", "item", "distance"):
         table.add_column(column, justify="right")
     for place, (item, distance) in enumerate(found, 1):

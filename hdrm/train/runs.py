@@ -10,6 +10,8 @@ report.html                        what `hdrm report` writes
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ DATASET_FILE = "dataset.json"
 LABELS_FILE = "labels.json"
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE = "report.json"
+SEARCHED_FOR = 100_000  # ids at most among which similar ones are looked for: a second
 
 
 def resolve_device(name: str) -> torch.device:
@@ -121,19 +124,16 @@ class Run:
         return records
 
     def user_id(self, label: str) -> int:
-        """The user that goes by ``label``: an original id where there are any, else a number."""
-        labels = self.labels.get("users")
-        known = {str(name): i for i, name in enumerate(labels)} if labels else None
-        if known is not None and label in known:
-            return known[label]
-        if known is None and label.isdecimal() and int(label) < self.model.num_users:
-            return int(label)
-        expected = (
-            "an id of the data it was trained on"
-            if known
-            else (f"a number in 0 … {self.model.num_users - 1}")
-        )
-        raise ValueError(f"{self.folder} knows no user {label!r}; expected {expected}")
+        """The user that goes by ``label``: an original id where there are any, else a number.
+
+        Raises:
+            ValueError: there is none; the message has ids that look alike.
+        """
+        return self._id("user", label, self.model.num_users)
+
+    def item_id(self, label: str) -> int:
+        """As user_id, of an item."""
+        return self._id("item", label, self.model.num_items)
 
     def user_label(self, user: int) -> str:
         labels = self.labels.get("users")
@@ -142,6 +142,43 @@ class Run:
     def item_label(self, item: int) -> str:
         labels = self.labels.get("items")
         return str(labels[item] if labels else item)
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, dict[str, int]]:
+        """The number of every original id, as text, by side."""
+        return {
+            side: {str(label): number for number, label in enumerate(labels)}
+            for side, labels in self.labels.items()
+        }
+
+    def _id(self, kind: str, label: str, count: int) -> int:
+        known = self._numbers.get(f"{kind}s")
+        if known and label in known:
+            return known[label]
+        if not known and label.isdecimal() and int(label) < count:
+            return int(label)
+        expected = "an id of the data it was trained on" if known else f"a number in 0 … {count - 1}"
+        alike = difflib.get_close_matches(label, known or ()) if count <= SEARCHED_FOR else []
+        if alike:
+            expected += f", such as {', '.join(map(repr, alike))}"
+        raise ValueError(f"{self.folder} knows no {kind} {label!r}; expected {expected}")
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids in a text file, one a line; empty lines are skipped.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no ids, or is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text of ids, one a line: {error}") from None
+    ids = [line.strip() for line in lines if line.strip()]
+    if not ids:
+        raise ValueError(f"{path} holds no ids; expected one a line")
+    return ids
 
 
 def _plain(label):
