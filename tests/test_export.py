@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import hdrm
 from hdrm import BipartiteGraph, cli, ops
 from hdrm.config import Config
 from hdrm.export import FORMS, export, item_vectors, scale_of, user_vectors
 from hdrm.export import index as indices
+from hdrm.model import checkpoint
 
 CONFIG = Config(dim=9, hidden=(12,), steps=6, sampling_steps=2, layers=2, curvature=0.7)
 
@@ -59,7 +60,7 @@ def test_every_form_but_the_tangent_ranks_by_lorentz_distance(form, width):
     for c in (0.7, 1.0, 2.5):
         points = ops.expmap0(width * torch.randn(90, 7, dtype=torch.float64), c=c)
         users, items = points[:30], points[30:]
-        queries = user_vectors(users, form, c=c, scale=scale_of(items, c=c))
+        queries = user_vectors(users, form, c=c, scale=scale_of(items))
         vectors = item_vectors(items, form, c=c)
         assert queries.shape == (30, 7) and vectors.shape == (60, 7)
         order = np.argsort(-score(queries.numpy(), vectors.numpy(), form), 1, kind="stable")
@@ -77,7 +78,7 @@ def test_distances_come_back_from_inner_products():
 def test_euclidean_distances_are_as_documented():
     """|q − x|² = 2t·(i0 − (us/u0)·is) + const(u), and no |q − x|² is of a negative a²."""
     points = ops.expmap0(torch.randn(50, 7, dtype=torch.float64), c=2.0)
-    users, items, scale = points[:20], points[20:], scale_of(points[20:], c=2.0)
+    users, items, scale = points[:20], points[20:], scale_of(points[20:])
     q, x = user_vectors(users, "euclidean", c=2.0, scale=scale), item_vectors(items, "euclidean", c=2.0)
     assert scale == pytest.approx(float(items[:, 0].max())) and bool(x.isfinite().all())
     inner = items[:, 0] - users[:, 1:] / users[:, :1] @ items[:, 1:].T
@@ -211,6 +212,21 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_cannot_be_written_is_one_kind_of_error(tmp_path):
+    """The libraries have kinds of their own; /dev/full is a disk without space."""
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="v.safetensors cannot be written: .*No such file"):
+        checkpoint.replace(
+            tmp_path / "v.safetensors",
+            lambda path: save_file({"x": np.zeros(3)}, path.parent / "absent" / "v"),
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    with pytest.raises(OSError, match="the index cannot be written"):
+        indices.write(indices.build(torch.zeros(2**16, 2), "flat"), full)
+
+
 def test_without_faiss_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"pip install 'hdrm\[faiss\]'"):
@@ -244,6 +260,7 @@ def test_an_index_of_few_items_is_exact(tmp_path, kind, form):
     assert json.loads(metadata["index"]) == {"kind": kind, "recall@7": 1.0}
     index = faiss.read_index(str(path))
     assert index.ntotal == 40 and index.d == 9
+    assert indices.recall(model, index, form, 40) == 1.0, "though nobody has 40 unseen items"
     users = torch.arange(60)
     found = indices.search(
         index, torch.from_numpy(arrays["users"]), 7, model.graph.user_items.rows(users)

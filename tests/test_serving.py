@@ -316,7 +316,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(run, tmp_path, monkey
 
 
 def test_a_new_user_and_similar_items_from_the_command_line(run, command):
-    items = '"book, vol. 3","book, vol. 8"'
+    items = '"book, vol. 3", "book, vol. 8"'
     code, out, _ = command("recommend", run.folder, "--items", items, "-k", "4")
     found, distances = run.model.recommend_for([[3, 8]], 4)
     assert code == 0

@@ -92,7 +92,7 @@ def export(
         checkpoint.replace(vectors, lambda file: save_file(tensors, file, metadata))
     if built is None:
         return Exported((path, names), form)
-    checkpoint.replace(path, lambda file: indices.load_faiss().write_index(built, str(file)))
+    checkpoint.replace(path, lambda file: indices.write(built, file))
     return Exported((path, vectors, names), form, found, k, min(SAMPLE, model.num_users))
 
 
@@ -121,7 +121,7 @@ def _contents(model: HDRM, form: str) -> tuple[dict[str, Tensor], dict[str, str]
     """Tensors on the CPU, and the metadata as texts."""
     users, items = model.points()
     c, seen = model.config.curvature, model.graph.user_items
-    scale = scale_of(items, c=c) if form == "euclidean" else None
+    scale = scale_of(items) if form == "euclidean" else None
     _, col = seen.pairs()
     tensors = {
         "users": user_vectors(users, form, c=c, scale=scale),

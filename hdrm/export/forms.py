@@ -48,29 +48,23 @@ def user_vectors(points: Tensor, form: str, *, c: float = 1.0, scale: float | No
     if form == "euclidean":
         if scale is None:
             raise ValueError("the form 'euclidean' needs the scale of its items, scale_of(items)")
-        return F.pad(points[:, 1:] * (scale / _time(points, c))[:, None].to(points.dtype), (0, 1))
+        return F.pad(points[:, 1:] * (scale / points[:, :1]), (0, 1))
     return ops.logmap0(points, c=c) if form == "tangent" else points
 
 
 def item_vectors(points: Tensor, form: str, *, c: float = 1.0) -> Tensor:
     """The form that is ranked, of all items' points (I, d+1); as :func:`user_vectors`."""
     if _known(form) == "euclidean":
-        time = _time(points, c)
+        time = points[:, :1]
         low, high = time.aminmax()
         square = (time - low) * ((high - time) + (high - low))
-        return torch.cat([points[:, 1:], square.sqrt()[:, None].to(points.dtype)], 1)
+        return torch.cat([points[:, 1:], square.sqrt()], 1)
     return ops.logmap0(points, c=c) if form == "tangent" else points
 
 
-def scale_of(items: Tensor, *, c: float = 1.0) -> float:
+def scale_of(items: Tensor) -> float:
     """t of the form "euclidean": the largest time coordinate of the items' points (I, d+1)."""
-    return float(_time(items, c).max())
-
-
-def _time(points: Tensor, c: float) -> Tensor:
-    """The time coordinates (n,) in float64, as the spatial parts have them."""
-    norm = torch.linalg.vector_norm(points[:, 1:], dim=1, dtype=torch.float64)
-    return (1 / c + norm * norm).sqrt()
+    return float(items[:, 0].max())
 
 
 def _known(form: str) -> str:

@@ -11,6 +11,7 @@ Douze et al., *The Faiss library*, 2024.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,14 @@ def build(vectors: Tensor, kind: str, *, inner_product: bool = False, effort: in
     return index
 
 
+def write(index, path: Path) -> None:
+    """Write an index for faiss.read_index; OSError if that fails."""
+    try:
+        load_faiss().write_index(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"the index cannot be written: {error}") from error
+
+
 def search(index, queries: Tensor, k: int, seen: CSR) -> Tensor:
     """The first k of what an index finds for each query that are not among its seen items.
 
@@ -96,7 +105,7 @@ def search(index, queries: Tensor, k: int, seen: CSR) -> Tensor:
     found = torch.from_numpy(index.search(data, fetched)[1])
     rows, cols = seen.pairs()
     place = torch.arange(len(found))[:, None] * seen.num_cols + found
-    left_out = torch.isin(place, rows * seen.num_cols + cols) | (found < 0)
+    left_out = torch.isin(place, rows * seen.num_cols + cols)
     first = left_out.int().argsort(dim=1, stable=True)[:, :k]
     found = found.masked_fill_(left_out, -1).gather(1, first)
     return F.pad(found, (0, k - found.shape[1]), value=-1)
@@ -116,7 +125,7 @@ def recall(model: HDRM, index, form: str, k: int, sample: int = 1000) -> float:
     generator = torch.Generator().manual_seed(derive_seed("recall of an index"))
     users = torch.randperm(model.num_users, generator=generator)[:sample].to(user_points.device)
     users = users[model.graph.user_items.degrees[users].argsort()]  # blocks of alike users
-    scale = scale_of(item_points, c=c)
+    scale = scale_of(item_points)
     hits = total = 0
     for block in users.split(BLOCK):
         points, seen = user_points[block], model.graph.user_items.rows(block)

@@ -50,7 +50,6 @@ def write_lists(
         side: None if side not in (labels or {}) else pl.Series(labels[side])
         for side in ("users", "items")
     }
-    model.recommend(chosen[:1], k)  # what is wrong with the arguments is said as it is
     schema = {
         "user": _dtype(names["users"]),
         "rank": pl.Int32,

@@ -77,6 +77,8 @@ def replace(path: Path, fill: Callable[[Path], object]) -> None:
         fill(temporary)
         temporary.chmod(mode)
         os.replace(temporary, path)
+    except SafetensorError as error:  # an I/O error
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
