@@ -229,7 +229,7 @@ def test_what_cannot_be_written_is_one_kind_of_error(tmp_path):
 
 def test_without_faiss_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"pip install 'hdrm\[faiss\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '.\[faiss\]'"):
         export(make_model(), tmp_path / "v.faiss", to="faiss")
     assert not list(tmp_path.iterdir())
 

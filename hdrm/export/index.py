@@ -37,7 +37,7 @@ def load_faiss():
     try:
         import faiss
     except ImportError:
-        raise ImportError("an index needs faiss: pip install 'hdrm[faiss]'") from None
+        raise ImportError("an index needs faiss: pip install -e '.[faiss]'") from None
     return faiss
 
 
