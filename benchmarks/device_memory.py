@@ -26,9 +26,9 @@ from torch import Tensor
 
 from hdrm import CSR, HDRM, BipartiteGraph
 from hdrm.config import PRESETS, Config
+from hdrm.train.average import Average
 from hdrm.train.plan import DIFFUSION, ENCODER, Sizes, plan
 from hdrm.train.stages import DiffusionStage, EncoderStage
-from hdrm.train.trainer import Average
 
 GIB = 2**30
 AMAZON_BOOK = (108_822, 94_949, 3_146_256)  # users, items, interactions

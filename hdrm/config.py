@@ -115,6 +115,9 @@ class Config:
     folds: int = _number(5, 2)  # parts of the edges, each hidden while it is the positives
     tables: str = _choice("frozen", "frozen", "joint")  # joint: stage 2 trains the table too
     omega: float | None = _number(None, 0, 1)  # weight of the prediction; None: by validation
+    # Checkpoints, from which a run is resumed; of no influence on what is computed
+    checkpoint_minutes: float = _number(10.0, 0)  # at most so long without one; 0: every step
+    checkpoints_kept: int = _number(2, 1)  # the newest; the others are for one that is damaged
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -41,6 +41,7 @@ def cli() -> None:
     hdrm train                      a generated data set, about a minute
     hdrm train ml-1m_clean          a data set by name or path
     hdrm tune DATASET               better settings, by trials on the validation split
+    hdrm train --resume RUN         a run that was stopped or killed, continued
     hdrm evaluate RUN               the metrics of a run again
     hdrm compare RUN_A RUN_B        which ranks better, and how sure that is
     hdrm recommend RUN --user 7     the items for one user

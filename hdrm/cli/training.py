@@ -26,16 +26,24 @@ from .options import Bytes, Count
               "more.")  # fmt: skip
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; "
               "repeat as needed. `hdrm info --preset NAME` lists them.")  # fmt: skip
-def train(dataset, preset, out, device, dim, epochs, seed, memory_budget, assignments) -> int:
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run that "
+              "was stopped or killed, to the result that it would have had. Everything else comes from "
+              "the run.")  # fmt: skip
+@click.pass_context
+def train(
+    context, dataset, preset, out, device, dim, epochs, seed, memory_budget, assignments, resume
+) -> int:
     """Train both stages on DATASET and measure the result.
 
     DATASET is "demo" (the default: generated), a name found under $HDRM_DATA or ../shared/data, or
     a path: a folder with {train,valid,test}_list.npy, with train.txt and test.txt, with one .inter
     file, or of `hdrm data` or `hdrm graph build`; a .csv, .tsv, .parquet or .inter file of (user, item[, time]).
 
-    The model that ranks the validation split best is kept in the run folder. Ctrl-C ends the
-    training early and keeps it too.
+    The model that ranks the validation split best is kept in the run folder. Ctrl-C (exit code 130)
+    and SIGTERM (143) end the training early and keep it too; --resume goes on.
     """
+    if resume is not None:
+        return _resume(context, resume)
     from .. import data
     from ..train import Trainer, report, runs
     from ..train.plan import Sizes
@@ -52,17 +60,47 @@ def train(dataset, preset, out, device, dim, epochs, seed, memory_budget, assign
     out = out or runs.default_folder(interactions.name)
     bars = report.Bars(console)
     trainer = Trainer(interactions, config, out, source=dataset, device=device, observer=bars)
-    report.print_dataset(console, interactions)
+    return _fit(console, trainer, bars)
+
+
+def _resume(context, run) -> int:
+    """Continue a run; options that would change it are refused."""
+    from ..train import Trainer, report, runs
+
+    given = click.core.ParameterSource.COMMANDLINE
+    others = [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name) is given and parameter.name != "resume"
+    ]
+    if others:
+        raise click.UsageError(
+            f"--resume takes everything from the run; leave out {', '.join(others)}"
+        )
+    console = Console()
+    if runs.is_finished(run):
+        console.print(f"{run} is finished: hdrm evaluate {run}", highlight=False, soft_wrap=True)
+        return 0
+    bars = report.Bars(console)
+    return _fit(console, Trainer.resume(run, observer=bars), bars)
+
+
+def _fit(console, trainer, bars) -> int:
+    """Train and print what came of it; the exit code."""
+    from ..train import report
+
+    dataset, run = trainer.dataset, trainer.run
+    report.print_dataset(console, dataset)
     try:
         result = trainer.fit()
     finally:
         bars.close()
     if result.interrupted:
-        console.print(f"stopped; the best model so far is kept: hdrm evaluate {out}")
-        return 130
-    console.print(report.metrics_table(f"{interactions.name}, test split", result.test))
+        report.print_stopped(console, run)
+        return 128 + result.interrupted
+    console.print(report.metrics_table(f"{dataset.name}, test split", result.test))
     report.print_verdict(console, result.model)
-    console.print(f"run folder: {out}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
     return 0
 
 

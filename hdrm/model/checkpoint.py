@@ -6,6 +6,7 @@ what it is. It is replaced in one step: a run folder holds the old model or the 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -68,19 +69,41 @@ def write(path: Path, content: bytes) -> None:
     replace(path, lambda temporary: temporary.write_bytes(content))
 
 
-def replace(path: Path, fill: Callable[[Path], object]) -> None:
-    """Replace a file by the one that ``fill`` writes, a temporary one beside it."""
+def replace(path: Path, fill: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Replace a file in one step by the one that ``fill`` writes, a temporary one beside it.
+
+    What is written is on the disk then; with ``durable`` its name is too.
+
+    Raises:
+        OSError: the file cannot be written, because the disk is full, say.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # of new files here; safetensors' are the owner's alone
         fill(temporary)
         temporary.chmod(mode)
+        _sync(temporary)
         os.replace(temporary, path)
-    except SafetensorError as error:  # an I/O error
-        raise OSError(f"{path} cannot be written: {error}") from error
+        if durable:
+            _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{path} cannot be written: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do it, for a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def read(run: str | os.PathLike[str]) -> Stored:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .evaluate import evaluate, popularity
-from .trainer import Trainer, evaluate_split
+from .evaluate import evaluate, evaluate_split, popularity
+from .trainer import Trainer
 
 __all__ = ["Trainer", "evaluate", "evaluate_split", "popularity"]

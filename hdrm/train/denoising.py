@@ -13,6 +13,7 @@ from ..config import Config
 from ..data.sampling import shuffled
 from ..model import HDRM
 from ..seeds import derive_seed, pair_bits
+from .stage import State
 from .table_steps import whole_step
 from .unseen_softmax import Pairs, unseen_softmax_loss
 
@@ -62,6 +63,12 @@ class DenoisingStage:
         weights = self._weights(counts)
         losses = [partial(self._loss, *part, of) for part, of in zip(parts, weights)]
         return self._make.descend(rest, losses)
+
+    def state_dict(self) -> State:
+        return self._make.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._make.load_state_dict(state)
 
     def _users(self, step: int) -> Tensor:
         """The users of a step, int64 (B,): the next ones of an order that every epoch has anew."""

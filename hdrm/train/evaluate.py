@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import ops
 from ..data import Dataset
 from ..graph import CSR, BipartiteGraph
+from ..model import HDRM
 
 CUTOFFS = (10, 20, 50, 100)
 VALIDATED = (10, 20)  # of these a validation looks at
@@ -159,3 +160,20 @@ def popularity(graph: BipartiteGraph, device: torch.device | str = "cpu") -> tup
     users = torch.zeros(graph.num_users, 2, dtype=torch.float64, device=device)
     items = torch.from_numpy(np.stack([np.zeros(num_items), radius], 1)).to(device)
     return ops.expmap0(users), ops.expmap0(items)
+
+
+def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[str, float]]:
+    """Metrics on "valid" or "test" of popularity, the encoder alone (ω = 0) and the model.
+
+    Training items are not ranked; on the test split neither are validation items.
+    """
+    device, c = model.omega.device, model.config.curvature
+    popular = popularity(dataset.graph, device)
+    with torch.no_grad():
+        h = model.encoder(model.graph)
+        encoded = model.mix(h, None, 0.0)
+    return {
+        "popularity": evaluate(popular, *task(dataset, split)),
+        "encoder": evaluate(encoded, *task(dataset, split), c=c),
+        "hdrm": evaluate(model.points(), *task(dataset, split), c=c),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -56,7 +57,12 @@ class Bars(Observer):
             loss=float("nan"),
             speed=0.0,
         )
+        self._earlier = 0
         self._progress.start()
+
+    def resumed(self, steps: int) -> None:
+        self._earlier = steps
+        self._progress.update(self._task, completed=steps, epoch=-(-steps // self._steps_per_epoch))
 
     def step(self, loss: float) -> None:
         task = self._progress.tasks[0]
@@ -66,7 +72,7 @@ class Bars(Observer):
             advance=1,
             loss=loss,
             epoch=-(-done // self._steps_per_epoch),
-            speed=done / max(task.elapsed or 0.0, 1e-9),
+            speed=(done - self._earlier) / max(task.elapsed or 0.0, 1e-9),
         )
 
     def validated(self, record: dict, best: bool) -> None:
@@ -302,6 +308,16 @@ def print_summary(console: Console, summary: Summary) -> None:
         ]
     console.print(_pairs_table("summary", rows))
     console.print(expectation(summary), highlight=False, soft_wrap=True)
+
+
+def print_stopped(console: Console, run: Path) -> None:
+    """What can be done with a run that was stopped."""
+    lines = (
+        f"stopped; to go on: hdrm train --resume {run}",
+        f"the best model so far is kept: hdrm evaluate {run}",
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_verdict(console: Console, model: HDRM) -> None:

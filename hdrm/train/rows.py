@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .stage import State
 
 
 class RowTable:
@@ -58,6 +59,14 @@ class RowTable:
         self._table.index_copy_(0, ids, points.to(self._table.device))
         if buffer is not None:
             self._buffer.index_copy_(0, ids, buffer.to(self._table.device))
+
+    def state_dict(self) -> State:
+        """The momentum, if there is any."""
+        return {} if self._buffer is None else {"momentum": self._buffer}
+
+    def load_state_dict(self, state: State) -> None:
+        if self._buffer is not None:
+            self._buffer.copy_(state["momentum"])
 
     def _read(self, source: Tensor, ids: Tensor) -> Tensor:
         ids = ids.to(source.device)

@@ -1,31 +1,39 @@
 """The run folder: what is in it besides the model, and how a run is opened again.
 
-model.safetensors  config.json     the best model; see hdrm.model.checkpoint
-dataset.json                       source, sizes and fingerprint of the data
-labels.json                        the original ids, where the data were renumbered
-metrics.jsonl                      one line per validation
-report.json                        the metrics on the test split
-report.html                        what `hdrm report` writes
+config.json          the settings
+dataset.json         source, sizes and fingerprint of the data
+labels.json          the original ids, where the data were renumbered
+model.safetensors    the best model; see hdrm.model.checkpoint
+metrics.jsonl        one line per validation
+train.log            when the training began, stopped, went on and ended, and why
+checkpoints          until the training ends: what it goes on from; see hdrm.train.checkpoints
+report.json          the metrics on the test split
+report.html          what `hdrm report` writes
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .. import data
+from .. import __version__, data
+from ..config import Config
 from ..data import Dataset
 from ..model import HDRM, checkpoint
+from . import checkpoints
 
 DATASET_FILE = "dataset.json"
 LABELS_FILE = "labels.json"
 METRICS_FILE = "metrics.jsonl"
+LOG_FILE = "train.log"
 REPORT_FILE = "report.json"
 SEARCHED_FOR = 100_000  # ids at most among which similar ones are looked for: a second
 
@@ -56,15 +64,15 @@ def refuse_occupied(run: Path) -> None:
         raise FileExistsError(f"{run} is not empty; name another folder for the run")
 
 
-def describe_dataset(run: Path, dataset: Dataset, source: str) -> None:
-    """Write dataset.json and, if the ids were renumbered, labels.json.
+def describe(run: Path, config: Config, dataset: Dataset, source: str) -> dict:
+    """Write config.json, labels.json, if the ids were renumbered, and dataset.json, returned.
 
     A source that is a path is stored as an absolute one: the run can be evaluated from anywhere.
     """
     if source != "demo" and Path(source).expanduser().exists():
         source = str(Path(source).expanduser().resolve())
     description = {"source": source, **dataset.summary()}
-    checkpoint.write(run / DATASET_FILE, _json(description))
+    checkpoint.write(run / checkpoint.CONFIG_FILE, (config.to_json() + "\n").encode())
     labels = {
         side: [_plain(label) for label in found]
         for side, found in (("users", dataset.user_labels), ("items", dataset.item_labels))
@@ -72,6 +80,95 @@ def describe_dataset(run: Path, dataset: Dataset, source: str) -> None:
     }
     if labels:
         checkpoint.write(run / LABELS_FILE, _json(labels))
+    checkpoint.write(run / DATASET_FILE, _json(description))
+    return description
+
+
+def read_description(run: Path) -> tuple[dict, Config]:
+    """What describe wrote.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        ValueError: a file of it is damaged.
+    """
+    if not (run / DATASET_FILE).is_file():
+        what = f"it holds no {DATASET_FILE}" if run.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{run} is not a run of `hdrm train`: {what}")
+    description, path = _read(run / DATASET_FILE), run / checkpoint.CONFIG_FILE
+    if not isinstance(description, dict) or not {"source", "fingerprint"} <= description.keys():
+        raise ValueError(f"{run / DATASET_FILE} is damaged: it names no source and fingerprint")
+    try:
+        return description, Config.from_json(path.read_text())
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_dataset(run: Path, description: dict, dataset: Dataset | None = None) -> Dataset:
+    """The data the run is trained on: read again, or ``dataset``, checked.
+
+    Raises:
+        ValueError: the data have changed since.
+    """
+    source, expected = description["source"], description["fingerprint"]
+    dataset = data.load(source) if dataset is None else dataset
+    if (found := dataset.fingerprint()) != expected:
+        raise ValueError(
+            f"{source} is not what {run} was trained on: its fingerprint is {found[:12]}…, the "
+            f"run's {expected[:12]}…"
+        )
+    return dataset
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the training of the run has come to its end: it has no checkpoints then."""
+    return (run / DATASET_FILE).exists() and not (run / checkpoints.FOLDER).exists()
+
+
+def machine(device: torch.device) -> dict:
+    """Where a training runs: with another of these the last digits are others."""
+    found = {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "hdrm": __version__,
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def write_metrics(run: Path, records: Iterable[dict]) -> None:
+    """Replace metrics.jsonl."""
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    checkpoint.write(run / METRICS_FILE, lines.encode())
+
+
+def add_metrics(run: Path, record: dict) -> None:
+    """Add a line to metrics.jsonl."""
+    _add_line(run / METRICS_FILE, json.dumps(record))
+
+
+def log(run: Path, message: str) -> None:
+    """Add a line to train.log."""
+    _add_line(run / LOG_FILE, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
+
+
+def _add_line(path: Path, line: str) -> None:
+    try:
+        with open(path, "a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def remove(run: Path, created: Sequence[Path]) -> None:
+    """Take back what a failed training without a model wrote, and the folders it created."""
+    for name in (checkpoint.CONFIG_FILE, DATASET_FILE, LABELS_FILE, METRICS_FILE, LOG_FILE):
+        (run / name).unlink(missing_ok=True)
+    for folder in created:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +194,7 @@ class Run:
         Raises:
             ValueError: the data have changed since.
         """
-        dataset = data.load(self.description["source"])
-        if dataset.fingerprint() != self.description["fingerprint"]:
-            raise ValueError(
-                f"{self.description['source']} is not what {self.folder} was trained on: its "
-                f"fingerprint is {dataset.fingerprint()[:12]}…, the run's "
-                f"{self.description['fingerprint'][:12]}…"
-            )
-        return dataset
+        return read_dataset(self.folder, self.description)
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl, one of each validation; none if there was none.

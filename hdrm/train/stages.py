@@ -11,6 +11,7 @@ from ..config import Config
 from ..model import HDRM
 from ..seeds import derive_seed, pair_bits
 from .batches import Batches
+from .stage import State, load_optimizer_state, optimizer_state
 from .step_sampling import StepSampler
 from .table_steps import backward, table_step
 from .vectors import FrozenVectors, TrainedVectors
@@ -57,6 +58,12 @@ class EncoderStage:
         parts = list(zip(*(ids.chunk(self._config.micro_batches) for ids in nodes)))
         seed = derive_seed("neighbours", self._config.seed, step)
         return self._make(parts, self._choose, self._hinge, seed)
+
+    def state_dict(self) -> State:
+        return self._make.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._make.load_state_dict(state)
 
     def _choose(self, h: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
         """Of the rows of h that are each user's candidates (B, n), the nearest (B,)."""
@@ -107,18 +114,28 @@ class DiffusionStage:
     def begin_epoch(self, epoch: int) -> None:
         self._leave_fold()
         self._model.set_statistics()
-        self._key = derive_seed("folds", self._config.seed, epoch)
 
     def step(self, step: int) -> float:
         """Move the denoisers, and the table where it is trained too, by one batch; its loss."""
-        fold = step % self.steps_per_epoch // self._steps_per_fold
-        if fold != self._fold:
-            self._enter(fold)
+        if step // self._steps_per_fold != self._fold:
+            self._enter(step // self._steps_per_fold)
         loss = backward(self._loss(step))
         self._vectors.move()
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss.item()
+
+    def state_dict(self) -> State:
+        return {
+            "optimizer": optimizer_state(self._optimizer),
+            "vectors": self._vectors.state_dict(),
+            "steps": self._steps.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        load_optimizer_state(self._optimizer, state["optimizer"])
+        self._vectors.load_state_dict(state["vectors"])
+        self._steps.load_state_dict(state["steps"])
 
     def _loss(self, step: int) -> Tensor:
         model, config = self._model, self._config
@@ -143,13 +160,18 @@ class DiffusionStage:
         return (1 - config.reconstruction) * rank + config.reconstruction * error
 
     def _enter(self, fold: int) -> None:
-        """Take one fold's edges out of the graph and make them the positives."""
+        """Take one fold's edges out of the graph and make them the positives.
+
+        Folds are counted from 0 over all epochs.
+        """
         model, config = self._model, self._config
         self._leave_fold()
+        epoch, part = divmod(fold, self._folds)
+        key = derive_seed("folds", config.seed, epoch + 1)
 
         def hidden(users: Tensor, items: Tensor) -> Tensor:
-            bits = pair_bits(self._key, users, items, model.num_items)
-            return (bits * self._folds) >> 32 == fold
+            bits = pair_bits(key, users, items, model.num_items)
+            return (bits * self._folds) >> 32 == part
 
         graph = model.graph.where(lambda users, items: ~hidden(users, items))
         self._batches = Batches(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .stage import State
+
 HISTORY = 10  # losses remembered of every step
 
 
@@ -47,3 +49,10 @@ class StepSampler:
         steps = torch.nonzero(count)[:, 0]
         self._losses[steps, self._seen[steps] % HISTORY] = (total / count)[steps]
         self._seen[steps] += 1
+
+    def state_dict(self) -> State:
+        return {"losses": self._losses, "seen": self._seen}
+
+    def load_state_dict(self, state: State) -> None:
+        self._losses.copy_(state["losses"])
+        self._seen.copy_(state["seen"])

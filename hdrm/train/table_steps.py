@@ -19,6 +19,7 @@ from ..model.encoder import blocks
 from ..model.neighbourhood import Neighbourhood
 from ..optim import RiemannianAdam, RiemannianSGD
 from .rows import RowGradients, RowTable
+from .stage import State, load_optimizer_state, optimizer_state
 
 # A part of the batch: node ids of users (B,), positives (B,) and candidates for the negatives (B, n).
 Part = Sequence[Tensor]
@@ -60,6 +61,13 @@ class WholeStep:
         """Move the table by the gradient of what encode gave last; ``gradient`` is overwritten."""
         raise NotImplementedError
 
+    def state_dict(self) -> State:
+        """What a step remembers beside the table."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: State) -> None:
+        raise NotImplementedError
+
 
 class FullStep(WholeStep):
     """A step whose table, momentum and gradients are on the device."""
@@ -78,6 +86,12 @@ class FullStep(WholeStep):
         del self._edge, gradient
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def state_dict(self) -> State:
+        return optimizer_state(self._optimizer)
+
+    def load_state_dict(self, state: State) -> None:
+        load_optimizer_state(self._optimizer, state)
 
 
 class HostStep(WholeStep):
@@ -110,6 +124,12 @@ class HostStep(WholeStep):
             (of_points,) = torch.autograd.grad(ops.logmap0(x, c=self._c), x, gradient[rows])
             self._rows.step_(ids, of_points)
 
+    def state_dict(self) -> State:
+        return self._rows.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._rows.load_state_dict(state)
+
 
 class SampledStep:
     """Propagates over the sampled neighbourhood of the batch and moves its rows only.
@@ -139,6 +159,13 @@ class SampledStep:
             gradients.add(around.nodes, x.grad)
         self._rows.step_(gradients.ids, gradients.grad)
         return float(total)
+
+    def state_dict(self) -> State:
+        """What a step remembers beside the table."""
+        return self._rows.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._rows.load_state_dict(state)
 
     @torch.no_grad()
     def _nearest(self, users: Tensor, candidates: Tensor, choose: Choice, seed: int) -> Tensor:

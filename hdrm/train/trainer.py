@@ -1,25 +1,31 @@
-"""Training: both stages, validation, the best model kept, a log that a program can read."""
+"""Training: the stages, validation, the best model kept, a log that a program can read, checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config import Config
 from ..data import Dataset
 from ..model import HDRM, checkpoint
 from . import runs
+from .average import Average
+from .checkpoints import Checkpoints
 from .denoising import DenoisingStage
-from .evaluate import VALIDATED, evaluate, popularity, task
+from .evaluate import VALIDATED, evaluate, evaluate_split
+from .resume import Position, Resumed, collect, distribute, identity
+from .stage import Stage
 from .stages import DiffusionStage, EncoderStage
+from .stopping import Stopped, StopSignals
 
 CRITERION = "ndcg@20"
 
@@ -37,6 +43,9 @@ class Observer:
     def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
         """A stage begins."""
 
+    def resumed(self, steps: int) -> None:
+        """So many steps of the stage were made before the training was stopped."""
+
     def step(self, loss: float) -> None:
         """A step was made; ``loss`` is the epoch's average so far."""
 
@@ -50,12 +59,12 @@ class Result:
 
     run: Path
     model: HDRM
-    interrupted: bool
+    interrupted: int  # the number of the signal that stopped it: 2 is Ctrl-C; else 0
     test: dict[str, dict[str, float]]  # of popularity, encoder and hdrm; empty if not measured
 
 
 class Trainer:
-    """Trains HDRM on a data set into a new run folder.
+    """Trains HDRM on a data set into a new run folder; :meth:`resume` opens one to go on.
 
     Args:
         dataset: the three splits.
@@ -63,13 +72,15 @@ class Trainer:
         run: the folder to write; it must not exist, or be empty.
         source: what names the data set when the run is evaluated later.
         device: "cpu", "cuda", …
+        resumed: the run that goes on, by :meth:`resume`.
 
     Raises:
         FileExistsError: the folder is not empty.
         ValueError: the device does not exist.
 
     The seed of the configuration goes into torch's generator. Two trainings with the same data,
-    configuration and thread count give the same metrics to the last digit.
+    configuration and thread count give the same metrics to the last digit, and the same weights,
+    however often one of them is stopped and resumed.
     """
 
     def __init__(
@@ -81,94 +92,199 @@ class Trainer:
         source: str,
         device: str = "cpu",
         observer: Observer | None = None,
+        resumed: Resumed | None = None,
     ) -> None:
         self.dataset, self.config, self.run, self.source = dataset, config, Path(run), source
         self.observer = observer or Observer()
-        runs.refuse_occupied(self.run)
-        device = runs.resolve_device(device)
+        if resumed is None:
+            runs.refuse_occupied(self.run)
+        self._device = runs.resolve_device(device)
         torch.manual_seed(config.seed)
         model = HDRM(dataset.num_users, dataset.num_items, config)
         model.set_graph(dataset.graph)
-        self.model = model.to(device)
-        self._best = -math.inf
+        self.model = model.to(self._device)
+        self._signals = StopSignals()
+        self._resumed, self._saved = resumed, None
+        if resumed is None:
+            self._at, self._checkpoints = Position(), Checkpoints.of(self.run, config)
+        else:
+            self._at, self._checkpoints = resumed.position, resumed.checkpoints
+            self._saved = resumed.state  # until the stage has it
+            self.model.load_state_dict(resumed.state["model"])
+
+    @classmethod
+    def resume(
+        cls, run: Path, *, dataset: Dataset | None = None, observer: Observer | None = None
+    ) -> Trainer:
+        """The trainer whose fit() continues a run that was stopped, with its settings and device.
+
+        Args:
+            run: the folder.
+            dataset: the run's data; None to read them again.
+
+        Raises:
+            FileNotFoundError: there is no such run, or its data are gone.
+            ValueError: the run is finished, its data have changed, or no checkpoint is whole.
+            RuntimeError: another process trains the run.
+        """
+        found = Resumed.open(Path(run), dataset)
+        return cls(
+            found.dataset,
+            found.config,
+            run,
+            source=found.description["source"],
+            device=found.device,
+            observer=observer,
+            resumed=found,
+        )
 
     def fit(self, *, test: bool = True) -> Result:
-        """Train both stages and measure the best model on the test split.
+        """Train what is left of both stages and measure the best model on the test split.
 
         test: whether to measure; a choice among models must not see it.
 
-        KeyboardInterrupt ends the training early: the best model so far is in the run folder, and
-        the result says so. After any other exception a folder without a model is removed.
+        Ctrl-C and SIGTERM end the training early, after the step at hand; a second one at once. The
+        best model so far is in the run folder then, and the result says so. After an exception a new
+        folder without a model is removed, unless it is an OSError: with room on the disk the run can
+        be resumed.
 
         Raises:
             Diverged: the loss became infinite or NaN; a RuntimeError.
+            RuntimeError: another process trains this run.
+            OSError: a file cannot be written.
         """
-        created = [path for path in (self.run, *self.run.parents) if not path.exists()]
-        self.run.mkdir(parents=True, exist_ok=True)
-        interrupted = False
+        new, created = self._resumed is None, []
+        if new:
+            created = [path for path in (self.run, *self.run.parents) if not path.exists()]
+            self._checkpoints.acquire(create=True)
         try:
-            runs.describe_dataset(self.run, self.dataset, self.source)
-            encoder_stage = DenoisingStage if self.config.loss == "softmax" else EncoderStage
-            self._fit_stage(encoder_stage(self.model, self.config))
-            self._fit_stage(DiffusionStage(self.model, self.config))
-        except KeyboardInterrupt:
-            interrupted = True
-            if self._best == -math.inf:
+            self._begin()
+            interrupted = self._train()
+            if self._at.best is None:
                 self.model.save(self.run)
-        except BaseException:
-            if not (self.run / checkpoint.MODEL_FILE).exists():
-                self._remove(created)
+            self._restore()
+            metrics = self._test() if test and not interrupted else {}
+            self._end(interrupted, metrics)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                runs.log(self.run, f"ended by {type(error).__name__}: {error}")
+            if isinstance(error, OSError) and self._checkpoints.exist():
+                raise OSError(
+                    f"{error}; the training is kept up to its last checkpoint and continued by: "
+                    f"hdrm train --resume {self.run}"
+                ) from error
+            if new and not (self.run / checkpoint.MODEL_FILE).exists():
+                self._checkpoints.remove()
+                runs.remove(self.run, created)
             raise
-        self._restore()
-        metrics = self._test() if test and not interrupted else {}
+        finally:
+            self._checkpoints.release()
         return Result(self.run, self.model, interrupted, metrics)
 
-    def _fit_stage(self, stage: EncoderStage | DiffusionStage) -> None:
-        self.observer.stage(stage.name, stage.epochs, stage.steps_per_epoch)
-        average = Average(stage.averaged, self.config.averaging)
-        began, without_gain = time.perf_counter(), 0
-        for epoch in range(1, stage.epochs + 1):
-            loss = self._fit_epoch(stage, epoch, average)
-            if epoch % self.config.eval_every and epoch < stage.epochs:
-                continue
-            with average.applied():
-                omega, metrics = self._validate(stage.omegas)
-                best = metrics[CRITERION] > self._best
-                if best:
-                    self._best = metrics[CRITERION]
-                    self.model.omega.fill_(omega)
-                    self.model.save(self.run)
-            record = {
-                "stage": stage.name,
-                "epoch": epoch,
-                "loss": loss,
-                "seconds": round(time.perf_counter() - began, 3),
-                "omega": omega,
-                **metrics,
-            }
-            self._log(record)
-            self.observer.validated(record, best)
-            without_gain = 0 if best else without_gain + 1
-            if without_gain == self.config.patience:
-                break
-        self._restore()
+    def _begin(self) -> None:
+        if self._resumed is None:
+            description = runs.describe(self.run, self.config, self.dataset, self.source)
+        else:
+            description = self._resumed.description
+            runs.write_metrics(self.run, self._at.records)
+        self._identity = identity(self.config, description)
+        begun = "began" if self._resumed is None else f"resumed at {self._at}"
+        facts = (f"{name} {value}" for name, value in runs.machine(self._device).items())
+        runs.log(self.run, f"{begun}: " + ", ".join(facts))
 
-    def _fit_epoch(self, stage: EncoderStage | DiffusionStage, epoch: int, average) -> float:
-        """One pass; the average loss of its steps."""
+    def _end(self, interrupted: int, metrics: dict) -> None:
+        if interrupted:
+            runs.log(self.run, f"stopped by {signal.Signals(interrupted).name} at {self._at}")
+            return
+        on_test = f"; {CRITERION} on test {metrics['hdrm'][CRITERION]:.4f}" if metrics else ""
+        runs.log(self.run, f"finished{on_test}")
+        self._checkpoints.remove()
+
+    def _train(self) -> int:
+        """Train what is left; 0, or the number of the signal that stopped it."""
+        encoder = DenoisingStage if self.config.loss == "softmax" else EncoderStage
+        try:
+            with self._signals.deferred():
+                for make in (encoder, DiffusionStage)[self._at.stage :]:
+                    self._fit_stage(make(self.model, self.config))
+        except KeyboardInterrupt as stop:
+            return int(getattr(stop, "number", signal.SIGINT))
+        return 0
+
+    def _fit_stage(self, stage: Stage) -> None:
+        at = self._at
+        average = Average(stage.averaged, self.config.averaging)
+        self.observer.stage(stage.name, stage.epochs, stage.steps_per_epoch)
+        if self._saved is not None:
+            distribute(self._saved, stage, average, self._device)
+            self._saved = None
+            self.observer.resumed((at.epoch - 1) * stage.steps_per_epoch + at.step)
+        self._began = time.perf_counter() - at.seconds
+        self._pause(stage, average)
+        while at.epoch <= stage.epochs and at.without_gain < self.config.patience:
+            self._fit_epoch(stage, average)
+            if at.epoch % self.config.eval_every == 0 or at.epoch == stage.epochs:
+                self._select(stage, average)
+            at.epoch, at.step, at.loss = at.epoch + 1, 0, 0.0
+            self._pause(stage, average, end_of_epoch=True)
+        self._restore()
+        self._at = Position(stage=at.stage + 1, best=at.best, records=at.records)
+
+    def _fit_epoch(self, stage: Stage, average: Average) -> None:
+        """What is left of one pass."""
+        at = self._at
         self.model.train()
-        stage.begin_epoch(epoch)
-        total = 0.0
-        for i in range(stage.steps_per_epoch):
-            loss = stage.step((epoch - 1) * stage.steps_per_epoch + i)
+        if at.step == 0:
+            stage.begin_epoch(at.epoch)
+        while at.step < stage.steps_per_epoch:
+            loss = stage.step((at.epoch - 1) * stage.steps_per_epoch + at.step)
             average.update()
-            total += loss
-            if not math.isfinite(total):
+            at.step, at.loss = at.step + 1, at.loss + loss
+            if not math.isfinite(at.loss):
                 raise Diverged(
-                    f"the loss of stage {stage.name!r} is {loss} at step {i + 1} of epoch "
-                    f"{epoch}; lower {stage.name}_lr or margin"
+                    f"the loss of stage {stage.name!r} is {loss} at step {at.step} of epoch "
+                    f"{at.epoch}; lower {stage.name}_lr or margin"
                 )
-            self.observer.step(total / (i + 1))
-        return total / stage.steps_per_epoch
+            self.observer.step(at.loss / at.step)
+            self._pause(stage, average)
+
+    def _select(self, stage: Stage, average: Average) -> None:
+        """Validate, and store the model if it is the best so far."""
+        at = self._at
+        with average.applied():
+            omega, metrics = self._validate(stage.omegas)
+            best = at.best is None or metrics[CRITERION] > at.best
+            if best:
+                self.model.omega.fill_(omega)
+                self.model.save(self.run)
+                at.best = metrics[CRITERION]
+        record = {
+            "stage": stage.name,
+            "epoch": at.epoch,
+            "loss": at.loss / stage.steps_per_epoch,
+            "seconds": round(time.perf_counter() - self._began, 3),
+            "omega": omega,
+            **metrics,
+        }
+        at.without_gain = 0 if best else at.without_gain + 1
+        at.records.append(record)
+        runs.add_metrics(self.run, record)
+        self.observer.validated(record, best)
+
+    def _pause(self, stage: Stage, average: Average, *, end_of_epoch: bool = False) -> None:
+        """Between two steps: a checkpoint where one is due, and the end if a signal asked for it."""
+        asked = self._signals.received
+        if asked or self._checkpoints.due(end_of_epoch=end_of_epoch):
+            seconds = time.perf_counter() - self._began
+            facts = {
+                **self._identity,
+                "machine": runs.machine(self._device),
+                "position": dataclasses.asdict(dataclasses.replace(self._at, seconds=seconds)),
+            }
+            state = collect(self.model, stage, average, self._device)
+            self._checkpoints.write(facts, state, best=self._at.best is not None)
+        if asked:
+            raise Stopped(asked)
 
     def _validate(self, omegas: Sequence[float]) -> tuple[float, dict[str, float]]:
         """The ω that ranks the validation split best, and its metrics."""
@@ -209,69 +325,6 @@ class Trainer:
 
     def _restore(self) -> None:
         """Go back to the best model that was stored."""
-        if (self.run / checkpoint.MODEL_FILE).exists():
+        if self._at.best is not None:
             checkpoint.fill(self.model, checkpoint.read(self.run))
         self.model.eval()
-
-    def _log(self, record: dict) -> None:
-        with open(self.run / runs.METRICS_FILE, "a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def _remove(self, created: Sequence[Path]) -> None:
-        """Take back what a failed training wrote: its files, and the folders it created."""
-        for name in (runs.DATASET_FILE, runs.LABELS_FILE, runs.METRICS_FILE):
-            (self.run / name).unlink(missing_ok=True)
-        for folder in created:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
-def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[str, float]]:
-    """Metrics on "valid" or "test" of popularity, the encoder alone (ω = 0) and the model.
-
-    Training items are not ranked; on the test split neither are validation items.
-    """
-    device, c = model.omega.device, model.config.curvature
-    popular = popularity(dataset.graph, device)
-    with torch.no_grad():
-        h = model.encoder(model.graph)
-        encoded = model.mix(h, None, 0.0)
-    return {
-        "popularity": evaluate(popular, *task(dataset, split)),
-        "encoder": evaluate(encoded, *task(dataset, split), c=c),
-        "hdrm": evaluate(model.points(), *task(dataset, split), c=c),
-    }
-
-
-class Average:
-    """The running average a ← δ·a + (1−δ)·w of parameters; it ranks better than the last w.
-
-    δ grows as (1+n)/(10+n) with the number of updates n up to ``decay``. A table of points is
-    averaged coordinate by coordinate: the kernels read the spatial part, which has no constraint.
-    With decay 0 the average is w, and nothing is stored.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
-        self._parameters, self._decay, self._updates = list(parameters) if decay else [], decay, 0
-        self._average = [p.detach().clone() for p in self._parameters]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self._updates += 1
-        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        for average, parameter in zip(self._average, self._parameters):
-            average.lerp_(parameter, 1 - decay)
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The parameters hold their averages inside the ``with`` block."""
-        self._exchange()
-        try:
-            yield
-        finally:
-            self._exchange()
-
-    def _exchange(self) -> None:
-        """Parameters and averages change places: no third copy of a table exists."""
-        for parameter, average in zip(self._parameters, self._average):
-            parameter.data, average.data = average.data, parameter.data

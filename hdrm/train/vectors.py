@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import Config
 from ..graph import BipartiteGraph
 from ..model import HDRM, slices
+from .stage import State
 from .table_steps import whole_step
 
 
@@ -51,6 +52,12 @@ class FrozenVectors:
         return user, history, self._h, nodes
 
     def move(self) -> None:
+        pass
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
         pass
 
 
@@ -90,3 +97,9 @@ class TrainedVectors:
         slices.add_history_gradient_(gradient, self._graph, self._users, history)
         del user, history, item
         self._step.move(gradient)
+
+    def state_dict(self) -> State:
+        return self._step.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._step.load_state_dict(state)
