@@ -269,6 +269,7 @@ def _entry(path: Path) -> dict[str, int]:
 
 
 def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links
