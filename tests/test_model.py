@@ -73,7 +73,7 @@ def test_time_embedding_is_cosines_and_sines():
 
 
 @pytest.mark.parametrize("noise", ["directional", "isotropic"])
-@pytest.mark.parametrize("predict", ["x0", "eps"])
+@pytest.mark.parametrize("predict", ["residual", "eps"])
 def test_untrained_denoisers_predict_what_they_are_given(noise, predict):
     """With z_t at step 0 the prediction is z_0 up to that step's noise of 0.3 %."""
     torch.manual_seed(0)

@@ -55,6 +55,11 @@ ONE_EPOCH = {
          {"dim": 128, "encoder_batch": 500_000, "diffusion_batch": 150_000}),
         ((20_000, 30_000, 600_000, 1_000, 1_000),
          {"loss": "softmax", "users": "items", "encoder_optimizer": "adam", "softmax_users": 4_000}),
+        ((60_000, 30_000, 300_000, 1_000, 1_000),
+         {"dim": 128, "diffusion_batch": 100_000, "conditioning": "pair", "predict": "x0"}),
+        ((60_000, 30_000, 300_000, 1_000, 1_000),
+         {"dim": 100, "diffusion_batch": 100_000, "conditioning": "pair", "hidden": [120],
+          "tables": "joint", "averaging": 0.0}),
     ],
 )
 def test_the_peak_is_that_of_a_real_training(tmp_path, sizes, settings):

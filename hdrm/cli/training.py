@@ -17,6 +17,8 @@ from .options import Bytes, Count
               "default those that fit the data set's name, else the general ones.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; it must not exist "
               "or be empty.  [default: runs/DATASET-TIME]")  # fmt: skip
+@click.option("--encoder", type=click.Path(path_type=Path), metavar="RUN", help="Take the encoder of "
+              "a run on the same data and train the second stage alone.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, …")
 @click.option("--dim", type=int, help="Width of the embeddings.")
 @click.option("--epochs", type=int, help="Upper limit of epochs of each stage.")
@@ -31,7 +33,7 @@ from .options import Bytes, Count
               "the run.")  # fmt: skip
 @click.pass_context
 def train(
-    context, dataset, preset, out, device, dim, epochs, seed, memory_budget, assignments, resume
+    context, dataset, preset, out, encoder, device, dim, epochs, seed, memory_budget, assignments, resume
 ) -> int:
     """Train both stages on DATASET and measure the result.
 
@@ -59,7 +61,9 @@ def train(
         config = _within(console, memory_budget, config, sizes, device)
     out = out or runs.default_folder(interactions.name)
     bars = report.Bars(console)
-    trainer = Trainer(interactions, config, out, source=dataset, device=device, observer=bars)
+    trainer = Trainer(
+        interactions, config, out, source=dataset, device=device, observer=bars, encoder=encoder
+    )
     return _fit(console, trainer, bars)
 
 

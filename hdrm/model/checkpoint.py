@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-FORMAT = "hdrm model, version 2"
+FORMAT = "hdrm model, version 3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,22 @@ def read(run: str | os.PathLike[str]) -> Stored:
 def fill(model: HDRM, stored: Stored) -> None:
     """Copy the stored weights into a model of the stored sizes and configuration."""
     expected = model.state_dict()
-    for name in sorted(expected.keys() | stored.weights.keys()):
+    _check(stored, expected, sorted(expected.keys() | stored.weights.keys()))
+    model.load_state_dict(stored.weights)
+
+
+def fill_encoder(model: HDRM, stored: Stored) -> None:
+    """Copy the encoder's weights alone; the other settings may differ."""
+    expected = model.encoder.state_dict(prefix="encoder.")
+    _check(stored, expected, expected)
+    with torch.no_grad():
+        for name, weight in expected.items():
+            weight.copy_(stored.weights[name])
+
+
+def _check(stored: Stored, expected: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """ValueError unless the weights of these names are as expected, and finite."""
+    for name in names:
         found = stored.weights.get(name)
         if name not in expected or found is None:
             state = "unknown" if found is not None else "missing"
@@ -142,4 +157,3 @@ def fill(model: HDRM, stored: Stored) -> None:
         # Of the extremes: NaN is both, and no copy of a large table is made.
         if not torch.isfinite(torch.stack(torch.aminmax(found))).all():
             raise ValueError(f"{stored.path}: {name!r} holds values that are not finite")
-    model.load_state_dict(stored.weights)

@@ -58,11 +58,20 @@ class Denoiser(nn.Module):
         hidden: widths of the hidden layers.
         activation: "tanh" or "relu".
         dropout: of z_t, while training.
+        from_zero: the last layer starts at zero, and so does the output.
 
     Weights are Xavier-normal, biases N(0, 0.001²), from torch's generator.
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int], activation: str, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        dropout: float,
+        *,
+        from_zero: bool = True,
+    ) -> None:
         super().__init__()
         self.time = nn.Linear(TIME_WIDTH, TIME_WIDTH)
         self.mask = Mask(dropout)
@@ -75,8 +84,9 @@ class Denoiser(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight)
                 nn.init.normal_(layer.bias, 0.0, 0.001)
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        if from_zero:
+            nn.init.zeros_(self.layers[-1].weight)
+            nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Tangent vectors (B, dim) from z_t (B, dim), t int64 (B,) or (1,), condition (B, dim).

@@ -87,7 +87,7 @@ class Diffusion(nn.Module):
     Args:
         schedule, steps, scale, low, high: as :func:`betas`.
         noise: "directional" or "isotropic" (:mod:`hdrm.ops.noising`).
-        predict: what a denoiser returns, "x0" or the noise "eps".
+        predict: what a denoiser returns, "residual", "x0" or "eps"; see predicted_x0.
         growth: radial growth δ of the forward step.
         c: the curvature is −c.
 
@@ -105,7 +105,7 @@ class Diffusion(nn.Module):
         high: float,
         *,
         noise: str = "directional",
-        predict: str = "x0",
+        predict: str = "residual",
         growth: float = 0.0,
         c: float = 1.0,
     ) -> None:
@@ -150,9 +150,14 @@ class Diffusion(nn.Module):
         )
 
     def add_noise(
-        self, z0: Tensor, t: Tensor, statistics: tuple[Tensor, Tensor], *, seed: int | Tensor
+        self,
+        z0: Tensor,
+        t: Tensor,
+        statistics: tuple[Tensor, Tensor] | None,
+        *,
+        seed: int | Tensor,
     ) -> Tensor:
-        """z_t of each row of z0 (B, d+1) at its step t int64 (B,)."""
+        """z_t of each row of z0 (B, d+1) at its step t int64 (B,); statistics None: those of z0."""
         if self.noise == "isotropic":
             return ops.isotropic_noise(
                 z0, t, self.alpha_bar, seed=seed, growth=self.growth, c=self.c
@@ -188,14 +193,18 @@ class Diffusion(nn.Module):
         return eps * statistics[1] if self.noise == "directional" else eps
 
     def predicted_x0(self, output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-        """ẑ_0 from a denoiser's output f: z_t + √(1−ᾱ_t)·f, or (z_t − √(1−ᾱ_t)·f)/√ᾱ_t for "eps".
+        """ẑ_0 from a denoiser's output f.
 
-        Either way what the network changes is on the scale of the noise that was added: it need
-        not learn to leave alone what is clean.
+        "residual": z_t + √(1−ᾱ_t)·f.  "eps": (z_t − √(1−ᾱ_t)·f)/√ᾱ_t.  "x0": f.
+
+        In the first two what the network changes is on the scale of the noise that was added: it
+        need not learn to leave alone what is clean.
         """
+        if self.predict == "x0":
+            return output
         level = self.alpha_bar[t][:, None]
         size = (1 - level).sqrt().to(output.dtype)
-        if self.predict == "x0":
+        if self.predict == "residual":
             return torch.addcmul(z_t, size, output)
         return torch.addcmul(z_t, size, output, value=-1) / level.sqrt().to(z_t.dtype)
 

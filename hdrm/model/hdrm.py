@@ -9,6 +9,10 @@
 Source: Yuan et al., *Hyperbolic Diffusion Recommender Model*, WWW 2025. On purpose different from
 the released code: a denoiser sees only what is known at inference (not the item to be ranked),
 positive and negative items take the same path, and both denoisers are used as they were trained.
+
+With config.conditioning = "pair", as published: the denoisers are trained on a user and the item to be
+ranked (:mod:`hdrm.train.pair_diffusion`), and y_u = expmap0((1−ω)·h_u + ω·n̂): only the item denoiser
+generates.
 """
 
 from __future__ import annotations
@@ -63,7 +67,13 @@ class HDRM(nn.Module):
         self.diffusion = Diffusion.from_config(config)
         self.denoisers = nn.ModuleDict(
             {
-                name: Denoiser(config.dim, config.hidden, config.activation, config.dropout)
+                name: Denoiser(
+                    config.dim,
+                    config.hidden,
+                    config.activation,
+                    config.dropout,
+                    from_zero=config.predict != "x0",
+                )
                 for name in DENOISERS
             }
         )
@@ -143,11 +153,14 @@ class HDRM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Noise both inputs (B, dim) to step t int64 (B,) and predict them back, (B, dim) each.
 
-        Each denoiser is conditioned on the other's clean input.
+        Each denoiser is conditioned on the other's clean input. The scale of directional noise is
+        what set_statistics has stored; with conditioning = "pair", where items take the place of
+        histories, it is the batch's own, and differentiated.
         """
-        predicted = []
+        predicted, of_pairs = [], self.config.conditioning == "pair"
         for k, (name, z0, known) in enumerate(zip(DENOISERS, (user, history), (history, user))):
-            z_t = self.diffusion.add_noise(z0, t, self.statistics(name), seed=seed + k)
+            scale = None if of_pairs else self.statistics(name)
+            z_t = self.diffusion.add_noise(z0, t, scale, seed=seed + k)
             output = self.denoisers[name](z_t, t, known)
             predicted.append(self.diffusion.predicted_x0(output, z_t, t))
         return predicted[0], predicted[1]
@@ -156,9 +169,10 @@ class HDRM(nn.Module):
     def generate(self) -> tuple[Tensor, Tensor]:
         """(h, z): the encoder's vectors (U + I, dim), and (û + n̂)/2 of every user (U, dim).
 
-        Both inputs are noised to step T' = config.sampling_steps and led back step by step. All
-        noise is replaced by its mean unless config.sampling_noise is set; then it is drawn from
-        the configuration's seed. So the result is a function of the model alone.
+        With conditioning = "pair" z is n̂. Inputs are noised to step T' = config.sampling_steps and
+        led back step by step. All noise is replaced by its mean unless config.sampling_noise is set;
+        then it is drawn from the configuration's seed. So the result is a function of the model
+        alone.
         """
         h = self.encoder(self.graph)
         return h, self.generate_from(*self.user_inputs(h, self.graph))
@@ -172,13 +186,12 @@ class HDRM(nn.Module):
         generated = torch.empty_like(user)
         for start in range(0, len(user), BLOCK):
             part = slice(start, start + BLOCK)
-            inputs = user[part], history[part]
-            torch.add(
-                self._reverse("user", *inputs, first + start),
-                self._reverse("history", *reversed(inputs), first + start),
-                out=generated[part],
-            )
-        return generated.div_(2)
+            z = self._reverse("history", history[part], user[part], first + start)
+            if self.config.conditioning == "history":
+                of_user = self._reverse("user", user[part], history[part], first + start)
+                z = z.add_(of_user).div_(2)
+            generated[part] = z
+        return generated
 
     def _reverse(self, name: str, z0: Tensor, known: Tensor, first: int) -> Tensor:
         """The reverse process of a denoiser on a block of users, of whom ``first`` is the first."""

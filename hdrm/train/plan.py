@@ -115,6 +115,9 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
         kept = min(counted.table, kept_by_default())
         parts.append(Part("kept of results", kept, (ENCODER[-1], DIFFUSION[-1], TEST), host=True))
+        if config.conditioning == "pair":  # noisy vectors and gradients, two rows of each pair or three
+            kept = min(3 * config.diffusion_batch * counted.row, kept_by_default())
+            parts.append(Part("kept of pairs", kept, DIFFUSION[2:4], host=True))
     else:
         graph = counted.graph(sizes.num_train)
         parts.append(Part("training graph as it was read", graph, PHASES, host=True))
@@ -271,11 +274,12 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     config, s = c.config, c.sizes
     fold, propagation, forward, backward, table_step, validation = DIFFUSION
     batch, negatives = config.diffusion_batch, config.diffusion_negatives
-    users = _distinct(s.num_users, batch)
-    hidden = s.num_train // config.folds
-    yield Part("marks of the edges", 2 * s.num_train, (fold,))
-    yield Part("graph of a fold", c.graph(s.num_train - hidden), DIFFUSION)
-    yield Part("positives of a fold", s.num_users * OFFSET + hidden * COLUMN, DIFFUSION)
+    users, pairs = _distinct(s.num_users, batch), config.conditioning == "pair"
+    if not pairs:
+        hidden = s.num_train // config.folds
+        yield Part("marks of the edges", 2 * s.num_train, (fold,))
+        yield Part("graph of a fold", c.graph(s.num_train - hidden), DIFFUSION)
+        yield Part("positives of a fold", s.num_users * OFFSET + hidden * COLUMN, DIFFUSION)
     yield Part("users to draw", s.num_users * 3 * ID, DIFFUSION, host=True)
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
     if config.tables == "joint":
@@ -284,23 +288,31 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
         moments += bool(config.averaging)
         yield Part("momentum and average of the points", moments * c.points, DIFFUSION, host)
         yield Part("h", c.table, (propagation,))
-        rows = 2 * users + _distinct(s.num_items, batch * (1 + negatives))
+        rows = users * (2 - pairs) + _distinct(s.num_items, batch * (1 + negatives))
         # Vectors and histories of users, vectors of items; their gradients come as activations go.
         yield Part("rows of the step", rows * c.row, (propagation, forward, backward))
-        yield Part("work tables", max(c.propagating, c.meaning), (propagation,))
+        yield Part("work tables", max(c.propagating, c.meaning * (not pairs)), (propagation,))
         yield Part("gradient of h", c.table, (table_step,))
         yield Part("gradient of the points and work tables", c.returning, (table_step,))
     else:
-        yield Part("h and histories of a fold", c.table + c.of_users, DIFFUSION)
+        yield Part("h of the positives", c.table, DIFFUSION)
+        yield Part("histories", c.of_users, (fold,) if pairs else DIFFUSION)
         yield Part("work tables", max(c.propagating, c.meaning), (fold,))
-    # Of each denoiser: input if it is not one of those rows, masked input, output, hidden layers.
-    vectors = 2 if config.tables == "joint" else 3
-    saved = 2 * users * (vectors * c.row + sum(config.hidden) * FLOAT)
+    denoised, joint = batch if pairs else users, config.tables == "joint"
+    # Of each denoiser: input, masked input, output, hidden layers. If it is joint, the inputs of users
+    # are among those rows; of pairs the outputs are gone.
+    vectors = 2 if joint or pairs else 3
+    saved = 2 * denoised * (vectors * c.row + sum(config.hidden) * FLOAT)
     yield Part("activations", saved, (forward, backward))
-    yield Part("gradients of predictions", 2 * users * c.row, (forward,))
-    yield Part("gradients of activations", 2 * users * max(config.hidden) * FLOAT, (backward,))
+    yield Part("gradients of activations", 2 * denoised * max(config.hidden) * FLOAT, (backward,))
     yield Part("gradients of the denoisers", c.denoisers, (backward, table_step))
-    yield Part("rows of the batch", 6 * batch * c.row, (forward,))
+    if pairs:  # both sides and the negatives, and gradients of ranking, of reconstruction, of inputs
+        yield Part("rows of the batch", (8 + 3 * joint) * batch * c.row, (forward,))
+        yield Part("gradients of pairs", (2 + 2 * joint) * batch * c.row, (backward,))
+        yield Part("ids and time embeddings", batch * (10 * ID + 50 * FLOAT), (forward, backward))
+    else:
+        yield Part("gradients of predictions", 2 * users * c.row, (forward,))
+        yield Part("rows of the batch", 6 * batch * c.row, (forward,))
     if negatives > 1:
         yield Part("candidates", c.candidates(batch * negatives), (forward,))
     yield Part("h of all edges", c.table, (validation,))

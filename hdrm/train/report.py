@@ -79,8 +79,9 @@ class Bars(Observer):
         metric = f"validation {CRITERION.upper()} {record[CRITERION]:.4f}"
         recall = f"Recall@20 {record['recall@20']:.4f}"
         omega = f", ω = {record['omega']:g}" if record["stage"] == "diffusion" else ""
-        self._progress.console.print(
-            f"{record['stage']:<10} epoch {record['epoch']:>3}  loss {record['loss']:<9.5g} "
+        loss = f"loss {record['loss']:<9.5g}" if "loss" in record else f"of {record['source']}"
+        self._console.print(
+            f"{record['stage']:<10} epoch {record['epoch']:>3}  {loss} "
             f"{metric}  {recall}{omega}{'  (stored)' if best else ''}",
             highlight=False,
             soft_wrap=True,
@@ -322,11 +323,14 @@ def print_stopped(console: Console, run: Path) -> None:
 
 def print_verdict(console: Console, model: HDRM) -> None:
     """What the diffusion contributes to the model."""
-    omega = float(model.omega)
-    if omega == 0:
+    omega, config = float(model.omega), model.config
+    if omega:
+        how = "chosen on validation" if config.omega is None else "as it was set"
+        text = f"the diffusion's weight, {how}, is ω = {omega:g}"
+    elif config.omega is None and config.diffusion_epochs:
         text = "the diffusion did not improve the validation NDCG@20: ω = 0, the encoder ranks"
     else:
-        text = f"the diffusion's weight, chosen on validation, is ω = {omega:g}"
+        text = "ω = 0: the encoder ranks, without diffusion"
     console.print(text, highlight=False)
 
 

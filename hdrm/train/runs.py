@@ -171,6 +171,31 @@ def remove(run: Path, created: Sequence[Path]) -> None:
             folder.rmdir()
 
 
+def load_encoder(model: HDRM, folder: Path, dataset: Dataset) -> None:
+    """Fill the encoder's table of ``model`` with that of the run ``folder``.
+
+    Raises:
+        FileNotFoundError: it is not a run.
+        ValueError: the run's model is damaged, or was trained on other data or with other settings
+            of the encoder than the model's.
+    """
+    stored = checkpoint.read(folder)
+    fingerprint = _read(folder / DATASET_FILE).get("fingerprint")
+    if fingerprint != dataset.fingerprint():
+        raise ValueError(
+            f"the encoder of {folder} was trained on other data than {dataset.name}: its "
+            f"fingerprint is {str(fingerprint)[:12]}…, this one's {dataset.fingerprint()[:12]}…"
+        )
+    for name in ("dim", "curvature", "layers", "users"):
+        theirs, ours = getattr(stored.config, name), getattr(model.config, name)
+        if theirs != ours:
+            raise ValueError(
+                f"the encoder of {folder} has {name} = {theirs}, expected {ours}; add --set "
+                f"{name}={theirs}, or train it with {name} = {ours}"
+            )
+    checkpoint.fill_encoder(model, stored)
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """A finished (or interrupted) run: its model and what it was trained on."""

@@ -67,7 +67,7 @@ class EncoderStage:
 
     def _choose(self, h: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
         """Of the rows of h that are each user's candidates (B, n), the nearest (B,)."""
-        return _nearest(F.embedding(users, h.detach()), h, candidates, self._config.curvature)
+        return nearest_of(F.embedding(users, h.detach()), h, candidates, self._config.curvature)
 
     def _hinge(self, h: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """The loss of rows of h: users, positives and negatives, (B,) each."""
@@ -77,48 +77,32 @@ class EncoderStage:
         return ops.margin_ranking_loss(u, pos, neg, self._config.margin, c=c, reduction="sum")
 
 
-class DiffusionStage:
-    """Stage 2: the denoisers, on edges that the propagated vectors have not seen.
+class DenoiserStage:
+    """Stage 2: the denoisers by Adam, on the propagated vectors of a table that may move with them.
 
-    Every epoch divides the training edges into ``folds``, by a hash of each: no order of the edges is
-    stored, and folds differ a little in size. While one is the positives, the graph is made of the
-    others: what a denoiser gets to see — the user's vector and history — contains no trace of the
-    item to be ranked, as at inference.
-
-    loss = (1−α)·hinge((û + n̂)/2, h_i⁺, h_i⁻) + α·(mean((h_u − û)²) + mean((n_u − n̂)²))
+    What a step's loss is, and on which graph's vectors, is for the kinds of diffusion to say.
     """
 
     name = "diffusion"
 
-    def __init__(self, model: HDRM, config: Config) -> None:
+    def __init__(self, model: HDRM, config: Config, *, histories: bool) -> None:
         self._model, self._config = model, config
         self.epochs = config.diffusion_epochs
         self.averaged = list(model.denoisers.parameters())
         self._optimizer = torch.optim.Adam(
             model.denoisers.parameters(), lr=config.diffusion_lr, fused=True
         )
-        self._vectors = FrozenVectors(model)
+        self._vectors = FrozenVectors(model, histories=histories)
         if config.tables == "joint":
-            self._vectors = TrainedVectors(model, config)
+            self._vectors = TrainedVectors(model, config, histories=histories)
         self.averaged += self._vectors.averaged
-        edges = model.graph.num_edges
-        self._folds = max(1, min(config.folds, edges // LEAST_IN_FOLD))
-        self._steps_per_fold = -(-edges // (self._folds * config.diffusion_batch))
-        self.steps_per_epoch = self._folds * self._steps_per_fold
         self.omegas = OMEGAS if config.omega is None else (config.omega,)
         self._steps = StepSampler(
             model.diffusion.steps, importance=config.step_sampling == "importance"
         )
-        self._leave_fold()
-
-    def begin_epoch(self, epoch: int) -> None:
-        self._leave_fold()
-        self._model.set_statistics()
 
     def step(self, step: int) -> float:
         """Move the denoisers, and the table where it is trained too, by one batch; its loss."""
-        if step // self._steps_per_fold != self._fold:
-            self._enter(step // self._steps_per_fold)
         loss = backward(self._loss(step))
         self._vectors.move()
         self._optimizer.step()
@@ -138,6 +122,35 @@ class DiffusionStage:
         self._steps.load_state_dict(state["steps"])
 
     def _loss(self, step: int) -> Tensor:
+        raise NotImplementedError
+
+
+class DiffusionStage(DenoiserStage):
+    """Stage 2 with conditioning = "history": on edges that the propagated vectors have not seen.
+
+    Every epoch divides the training edges into ``folds``, by a hash of each: no order of the edges is
+    stored, and folds differ a little in size. While one is the positives, the graph is made of the
+    others: what a denoiser gets to see — the user's vector and history — contains no trace of the
+    item to be ranked, as at inference.
+
+    loss = (1−α)·hinge((û + n̂)/2, h_i⁺, h_i⁻) + α·(mean((h_u − û)²) + mean((n_u − n̂)²))
+    """
+
+    def __init__(self, model: HDRM, config: Config) -> None:
+        super().__init__(model, config, histories=True)
+        edges = model.graph.num_edges
+        self._folds = max(1, min(config.folds, edges // LEAST_IN_FOLD))
+        self._steps_per_fold = -(-edges // (self._folds * config.diffusion_batch))
+        self.steps_per_epoch = self._folds * self._steps_per_fold
+        self._leave_fold()
+
+    def begin_epoch(self, epoch: int) -> None:
+        self._leave_fold()
+        self._model.set_statistics()
+
+    def _loss(self, step: int) -> Tensor:
+        if step // self._steps_per_fold != self._fold:
+            self._enter(step // self._steps_per_fold)
         model, config = self._model, self._config
         users, positives, negatives = self._batches.batch(step)
         ids, row = torch.unique(users, return_inverse=True)
@@ -148,7 +161,7 @@ class DiffusionStage:
         user_hat, history_hat = model.denoise(user, history, t.to(user.device), seed=seed)
 
         u = F.embedding(row, (user_hat + history_hat) / 2)
-        nearest = _nearest(u, table, position[:, 1:], config.curvature)
+        nearest = nearest_of(u, table, position[:, 1:], config.curvature)
         ranked = torch.cat([position[:, 0], nearest])  # one gather, one gradient
         pos, neg = F.embedding(ranked, table).split(len(u))
         rank = ops.margin_ranking_loss(u, pos, neg, config.margin, c=config.curvature)
@@ -192,7 +205,7 @@ class DiffusionStage:
 
 
 @torch.no_grad()
-def _nearest(u: Tensor, table: Tensor, candidates: Tensor, c: float) -> Tensor:
+def nearest_of(u: Tensor, table: Tensor, candidates: Tensor, c: float) -> Tensor:
     """Of each row of candidates (B, n), rows of ``table``, the one nearest to u (B, dim)."""
     count = candidates.shape[1]
     if count == 1:

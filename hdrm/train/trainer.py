@@ -22,6 +22,7 @@ from .average import Average
 from .checkpoints import Checkpoints
 from .denoising import DenoisingStage
 from .evaluate import VALIDATED, evaluate, evaluate_split
+from .pair_diffusion import PairDiffusionStage
 from .resume import Position, Resumed, collect, distribute, identity
 from .stage import Stage
 from .stages import DiffusionStage, EncoderStage
@@ -72,11 +73,13 @@ class Trainer:
         run: the folder to write; it must not exist, or be empty.
         source: what names the data set when the run is evaluated later.
         device: "cpu", "cuda", …
+        encoder: a run on the same data whose encoder's table is taken instead of training one.
         resumed: the run that goes on, by :meth:`resume`.
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: the device does not exist.
+        FileNotFoundError: ``encoder`` is not a run.
+        ValueError: the device does not exist, or the encoder does not fit.
 
     The seed of the configuration goes into torch's generator. Two trainings with the same data,
     configuration and thread count give the same metrics to the last digit, and the same weights,
@@ -92,6 +95,7 @@ class Trainer:
         source: str,
         device: str = "cpu",
         observer: Observer | None = None,
+        encoder: Path | None = None,
         resumed: Resumed | None = None,
     ) -> None:
         self.dataset, self.config, self.run, self.source = dataset, config, Path(run), source
@@ -102,6 +106,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = HDRM(dataset.num_users, dataset.num_items, config)
         model.set_graph(dataset.graph)
+        self.encoder = encoder
+        if encoder is not None:
+            runs.load_encoder(model, Path(encoder), dataset)
         self.model = model.to(self._device)
         self._signals = StopSignals()
         self._resumed, self._saved = resumed, None
@@ -203,16 +210,29 @@ class Trainer:
     def _train(self) -> int:
         """Train what is left; 0, or the number of the signal that stopped it."""
         encoder = DenoisingStage if self.config.loss == "softmax" else EncoderStage
+        pairs = self.config.conditioning == "pair"
+        diffusion = PairDiffusionStage if pairs else DiffusionStage
         try:
             with self._signals.deferred():
-                for make in (encoder, DiffusionStage)[self._at.stage :]:
+                if self.encoder is not None and self._at.stage == 0:
+                    self._take_encoder()
+                for make in (encoder, diffusion)[self._at.stage :]:
                     self._fit_stage(make(self.model, self.config))
         except KeyboardInterrupt as stop:
             return int(getattr(stop, "number", signal.SIGINT))
         return 0
 
+    def _take_encoder(self) -> None:
+        """In place of stage 1: the encoder of another run, validated."""
+        self._began = time.perf_counter()
+        self._at.epoch = 0
+        self._select("encoder", (0.0,), source=str(self.encoder))
+        self._at = Position(stage=1, best=self._at.best, records=self._at.records)
+
     def _fit_stage(self, stage: Stage) -> None:
         at = self._at
+        if 0.0 not in stage.omegas and at.epoch == 1 and at.step == 0:
+            at.best = None  # with ω fixed the encoder alone is not among the candidates
         average = Average(stage.averaged, self.config.averaging)
         self.observer.stage(stage.name, stage.epochs, stage.steps_per_epoch)
         if self._saved is not None:
@@ -224,7 +244,10 @@ class Trainer:
         while at.epoch <= stage.epochs and at.without_gain < self.config.patience:
             self._fit_epoch(stage, average)
             if at.epoch % self.config.eval_every == 0 or at.epoch == stage.epochs:
-                self._select(stage, average)
+                with average.applied():
+                    loss = at.loss / stage.steps_per_epoch
+                    best = self._select(stage.name, stage.omegas, loss=loss)
+                at.without_gain = 0 if best else at.without_gain + 1
             at.epoch, at.step, at.loss = at.epoch + 1, 0, 0.0
             self._pause(stage, average, end_of_epoch=True)
         self._restore()
@@ -248,28 +271,25 @@ class Trainer:
             self.observer.step(at.loss / at.step)
             self._pause(stage, average)
 
-    def _select(self, stage: Stage, average: Average) -> None:
-        """Validate, and store the model if it is the best so far."""
+    def _select(self, stage: str, omegas: Sequence[float], **more) -> bool:
+        """Validate, and store the model if it is the best so far; whether it was.
+
+        ``more``: what else the log says.
+        """
         at = self._at
-        with average.applied():
-            omega, metrics = self._validate(stage.omegas)
-            best = at.best is None or metrics[CRITERION] > at.best
-            if best:
-                self.model.omega.fill_(omega)
-                self.model.save(self.run)
-                at.best = metrics[CRITERION]
-        record = {
-            "stage": stage.name,
-            "epoch": at.epoch,
-            "loss": at.loss / stage.steps_per_epoch,
-            "seconds": round(time.perf_counter() - self._began, 3),
-            "omega": omega,
-            **metrics,
-        }
-        at.without_gain = 0 if best else at.without_gain + 1
+        omega, metrics = self._validate(omegas)
+        best = at.best is None or metrics[CRITERION] > at.best
+        if best:
+            self.model.omega.fill_(omega)
+            self.model.save(self.run)
+            at.best = metrics[CRITERION]
+        seconds = round(time.perf_counter() - self._began, 3)
+        record = {"stage": stage, "epoch": at.epoch, **more, "seconds": seconds, "omega": omega}
+        record |= metrics
         at.records.append(record)
         runs.add_metrics(self.run, record)
         self.observer.validated(record, best)
+        return best
 
     def _pause(self, stage: Stage, average: Average, *, end_of_epoch: bool = False) -> None:
         """Between two steps: a checkpoint where one is due, and the end if a signal asked for it."""

@@ -21,24 +21,25 @@ from .table_steps import whole_step
 
 
 class FrozenVectors:
-    """Of a table that stays: propagated once a graph."""
+    """Of a table that stays: propagated once a graph. ``histories``: those of users are asked for."""
 
     averaged: Sequence[Tensor] = ()
 
-    def __init__(self, model: HDRM) -> None:
-        self._model = model
+    def __init__(self, model: HDRM, *, histories: bool) -> None:
+        self._model, self._histories = model, histories
         self.leave()
 
     def enter(self, graph: BipartiteGraph) -> None:
         with torch.no_grad():
             self._h = self._model.encoder(graph)
-            self._inputs = self._model.user_inputs(self._h, graph)
+            if self._histories:
+                self._history = self._model.user_inputs(self._h, graph)[1]
 
     def leave(self) -> None:
         """Free what belongs to the graph."""
-        self._h = self._inputs = None
+        self._h = self._history = None
 
-    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """What a step needs.
 
         Args:
@@ -46,10 +47,11 @@ class FrozenVectors:
             nodes: int64, any shape, of items; they may repeat.
 
         Returns:
-            Vectors and histories of the users (n, dim), a table, and the nodes' positions in it.
+            Vectors and histories (or None) of the users (n, dim), a table, and the nodes' positions
+            in it.
         """
-        user, history = (F.embedding(users, z0) for z0 in self._inputs)
-        return user, history, self._h, nodes
+        history = F.embedding(users, self._history) if self._histories else None
+        return F.embedding(users, self._h), history, self._h, nodes
 
     def move(self) -> None:
         pass
@@ -64,8 +66,8 @@ class FrozenVectors:
 class TrainedVectors:
     """Of a table that every step moves: propagated in every step, and back."""
 
-    def __init__(self, model: HDRM, config: Config) -> None:
-        self._step = whole_step(model, config)
+    def __init__(self, model: HDRM, config: Config, *, histories: bool) -> None:
+        self._step, self._histories = whole_step(model, config), histories
         self.averaged = self._step.averaged
         self.leave()
 
@@ -75,26 +77,27 @@ class TrainedVectors:
     def leave(self) -> None:
         self._graph = None
 
-    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """As of FrozenVectors; vectors, histories and table are leaves."""
         h = self._step.encode(self._graph)
         self._shape, self._users = h.shape, users
         self._items, position = torch.unique(nodes, return_inverse=True)
         self._leaves = (
             F.embedding(users, h).requires_grad_(),
-            slices.histories(h, self._graph, users).requires_grad_(),
+            slices.histories(h, self._graph, users).requires_grad_() if self._histories else None,
             F.embedding(self._items, h).requires_grad_(),
         )
         return *self._leaves, position
 
     def move(self) -> None:
         """Move the table by the gradients that backward has left at the rows."""
-        user, history, item = (leaf.grad for leaf in self._leaves)
+        user, history, item = (leaf if leaf is None else leaf.grad for leaf in self._leaves)
         del self._leaves
         gradient = user.new_zeros(self._shape)
         # Users and items are other rows, none of them twice.
         gradient.index_copy_(0, self._users, user).index_copy_(0, self._items, item)
-        slices.add_history_gradient_(gradient, self._graph, self._users, history)
+        if history is not None:
+            slices.add_history_gradient_(gradient, self._graph, self._users, history)
         del user, history, item
         self._step.move(gradient)
 
