@@ -135,6 +135,21 @@ def test_train_on_sampled_neighbourhoods(run, tmp_path):
     assert run("evaluate", "kept")[0] == 0
 
 
+@pytest.mark.filterwarnings("ignore:the schedule")
+def test_train_as_published_on_the_encoder_of_another_run(run, tmp_path):
+    write_npy(tmp_path / "tiny")
+    paper = (*QUICK, "--preset", "paper")
+    first_stage = (*paper[2:], "--set", "encoder_epochs=2", "--set", "diffusion_epochs=0")
+    code, out, _ = run("train", "tiny", "--out", "a", *first_stage)
+    assert code == 0 and "ω = 0: the encoder ranks, without diffusion" in out
+    code, out, _ = run("train", "tiny", "--out", "b", "--encoder", "a", *paper)
+    assert code == 0 and "as it was set, is ω = 0.05" in out and "encoder    epoch   0  of a" in out
+    first, second = (json.loads((tmp_path / r / "report.json").read_text()) for r in "ab")
+    assert first["encoder"] == second["encoder"] and first["hdrm"] == first["encoder"]
+    code, _, err = run("train", "tiny", "--out", "c", "--encoder", "a", *paper, "--dim", "17")
+    assert code == 2 and "the encoder of a has dim = 9" in err and not (tmp_path / "c").exists()
+
+
 PAIRS = interactions()
 WITH_NAN = np.where(np.arange(len(PAIRS))[:, None] == 3, np.nan, PAIRS.astype(float))
 
