@@ -28,6 +28,7 @@ from hdrm import CSR, HDRM, BipartiteGraph
 from hdrm.config import PRESETS, Config
 from hdrm.train.average import Average
 from hdrm.train.plan import DIFFUSION, ENCODER, Sizes, plan
+from hdrm.train.pair_diffusion import PairDiffusionStage
 from hdrm.train.stages import DiffusionStage, EncoderStage
 
 GIB = 2**30
@@ -101,6 +102,9 @@ def of_amazon_book() -> Iterator[Row]:
     yield Row("joint", ours, JOINT, DiffusionStage)
     yield Row("joint, tables on the host", ours, JOINT.replace(**host), DiffusionStage)
     yield Row("diffusion, tables frozen", ours, PAPER, DiffusionStage)
+    published = PRESETS["paper-amazon-book"]
+    yield Row("joint, as published", ours, published.replace(tables="joint"), PairDiffusionStage)
+    yield Row("diffusion, as published", ours, published, PairDiffusionStage)
     yield Row("encoder", ours, PAPER)
     yield Row("encoder, tables on the host", ours, PAPER.replace(**host))
     sampled = PAPER.replace(**SAMPLED, encoder_batch=2_000, fanouts=(5, 2))

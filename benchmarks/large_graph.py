@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-MIB = 2**20
+import processes
+from processes import MIB
 
 
 def main() -> int:
@@ -58,16 +57,11 @@ def main() -> int:
 
 def _run(part: str) -> tuple[float, int, str]:
     """Seconds, peak bytes and the report of a part in its own process."""
-    start = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, __file__, *sys.argv[1:], "--part", part], stdout=subprocess.PIPE, text=True
-    ) as process:
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"error: {part} ended with code {process.returncode}; see above")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024, json.loads(output)
+    try:
+        made = processes.run([__file__, *sys.argv[1:], "--part", part])
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
+    return made.seconds, made.peak, json.loads(made.output)
 
 
 def generate(options) -> str:

@@ -115,7 +115,7 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
         kept = min(counted.table, kept_by_default())
         parts.append(Part("kept of results", kept, (ENCODER[-1], DIFFUSION[-1], TEST), host=True))
-        if config.conditioning == "pair":  # noisy vectors and gradients, two rows of each pair or three
+        if config.conditioning == "pair":  # noisy vectors and gradients: up to three rows of a pair
             kept = min(3 * config.diffusion_batch * counted.row, kept_by_default())
             parts.append(Part("kept of pairs", kept, DIFFUSION[2:4], host=True))
     else:
@@ -306,7 +306,7 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     yield Part("activations", saved, (forward, backward))
     yield Part("gradients of activations", 2 * denoised * max(config.hidden) * FLOAT, (backward,))
     yield Part("gradients of the denoisers", c.denoisers, (backward, table_step))
-    if pairs:  # both sides and the negatives, and gradients of ranking, of reconstruction, of inputs
+    if pairs:  # predicted, mixed, negatives; gradients of ranking, reconstruction and the inputs
         yield Part("rows of the batch", (8 + 3 * joint) * batch * c.row, (forward,))
         yield Part("gradients of pairs", (2 + 2 * joint) * batch * c.row, (backward,))
         yield Part("ids and time embeddings", batch * (10 * ID + 50 * FLOAT), (forward, backward))
