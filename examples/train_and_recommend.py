@@ -21,12 +21,12 @@ def main() -> HDRM:
     for name, metrics in result.test.items():
         print(f"{name:10} Recall@20 {metrics['recall@20']:.4f}, NDCG@20 {metrics['ndcg@20']:.4f}")
 
-    items, distances = model.recommend([7, 8], k=5)  # training items are left out
+    items, _ = model.recommend([7, 8], k=5)  # training items are left out
     print("users 7 and 8:", items.tolist())
-    items, distances = model.recommend_for([[1, 5, 9]], k=5)
+    items, _ = model.recommend_for([[1, 5, 9]], k=5)
     print("a new user who likes 1, 5 and 9:", items.tolist())
     items, distances = model.similar_items([7], k=5)
-    print("items like item 7:", items.tolist())
+    print("items like item 7:", items.tolist(), "at", distances.tolist())
     return model
 
 
