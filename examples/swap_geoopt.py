@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import geoopt
 import torch
+import torch.nn.functional as F
 
 from hdrm import Lorentz, ops, optim
 
@@ -17,7 +18,7 @@ NODES, DIM, STEPS = 300, 9, 60  # 9 coordinates: the space has 8 dimensions
 def train(manifold: geoopt.Lorentz, optimizer_class) -> tuple[torch.Tensor, float]:
     """Points (NODES, DIM) and the loss they end with."""
     torch.manual_seed(0)
-    start = manifold.expmap0(torch.cat([torch.zeros(NODES, 1), 0.1 * torch.randn(NODES, DIM - 1)], 1))
+    start = manifold.expmap0(F.pad(0.1 * torch.randn(NODES, DIM - 1), (1, 0)))
     points = geoopt.ManifoldParameter(start, manifold=manifold)
     a, b = torch.randint(NODES, (2, 2_000))
     wanted = 0.5 + torch.rand(2_000)  # lengths of the edges
