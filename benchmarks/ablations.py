@@ -44,11 +44,15 @@ def _paper(*settings: str) -> Variant:
 
 
 VARIANTS = {
-    "ml-1m": Variant("ml-1m"),
-    "general-encoder": Variant("general", ("diffusion_epochs=0",)),
-    "general": Variant("general", (), "general-encoder"),
-    "general-isotropic": Variant("general", ("noise=isotropic",), "general-encoder"),
-    "general-euclidean": Variant("general", ("curvature=1e-6",)),
+    "best-encoder": Variant("best", ("diffusion_epochs=0",)),
+    "best": Variant("best", (), "best-encoder"),
+    "best-isotropic": Variant("best", ("noise=isotropic",), "best-encoder"),
+    "best-joint": Variant("best", ("tables=joint",), "best-encoder"),
+    "best-euclidean": Variant("best", ("curvature=1e-6",)),
+    "large-encoder": Variant("large", ("diffusion_epochs=0",)),
+    "large": Variant("large", (), "large-encoder"),
+    "large-isotropic": Variant("large", ("noise=isotropic",), "large-encoder"),
+    "large-euclidean": Variant("large", ("curvature=1e-6",)),
     "paper-encoder": Variant("paper", ("diffusion_epochs=0",)),
     "paper": _paper(),
     "paper-isotropic": _paper("noise=isotropic"),

@@ -23,8 +23,8 @@ from .graph import CSR, BipartiteGraph
 from .seeds import derive_seed
 from .train.batches import Batches
 from .train.evaluate import evaluate_ranking
+from .train.trainer import CRITERION
 
-CRITERION = "ndcg@20"
 # λ of EASE tried on the validation set.
 REGULARISATIONS = (200, 500, 1000, 2000, 3000, 5000, 8000, 12_000, 20_000, 30_000)
 
@@ -106,7 +106,7 @@ def evaluate_scores(
 def chosen(
     candidates: Iterator[tuple[object, Scores]], dataset: Dataset
 ) -> tuple[object, dict[str, float], dict[str, float]]:
-    """The candidate of the best validation NDCG@20: its name, its validation and test metrics."""
+    """The candidate of the best validation Recall@20: its name, its validation and test metrics."""
     best = None
     for name, scores in candidates:
         valid = evaluate_scores(scores, dataset.valid, dataset.train)

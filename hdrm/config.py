@@ -27,7 +27,9 @@ class Search:
 
 
 _ENCODER, _DIFFUSION = {"encoder": {}}, {"diffusion": {}}
-_HINGE, _SOFTMAX = {"encoder": {"loss": "hinge"}}, {"encoder": {"loss": "softmax"}}
+_HINGE = {"encoder": {"loss": "hinge"}}
+_HINGE_OF_DIFFUSION = {"diffusion": {"loss": "hinge"}}
+_SOFTMAX = {"encoder": {"loss": "softmax"}, "diffusion": {"loss": "softmax"}}
 _FULL = {"encoder": {"propagation": "full"}}
 _LINEAR = {"diffusion": {"schedule": "linear|linear-var"}}
 
@@ -43,7 +45,7 @@ def _number(default, low: float, high: float = math.inf, *, open_low=False, sear
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides what a run computes. Defaults are those of the preset ``general``.
+    """Everything that decides what a run computes. Defaults are those of the preset ``large``.
 
     Raises:
         ValueError: a value out of range or not among its options; the message names the field.
@@ -78,21 +80,22 @@ class Config:
     sampling_noise: bool = False  # add the posterior's variance in reverse steps
     # Both stages
     seed: int = _number(0, 0, 2**31 - 1)
-    pairs: str = _choice("users", "users", "interactions")  # what batches are drawn from
-    margin: float = _number(0.1, 0, search=Search("0.02:1", _HINGE | _DIFFUSION))
-    # decay of the weights' running average, per step
-    averaging: float = _number(
-        0.99, 0, 1, search=Search("0,0.9,0.98,0.99,0.997", _FULL | _DIFFUSION)
-    )
-    eval_every: int = _number(2, 1)  # epochs between validations
-    patience: int = _number(5, 1)  # validations without a better NDCG@20 until a stage stops
-    # Stage 1, the encoder. hinge: pairs against the nearest of the drawn items, over the whole graph.
-    # softmax: hidden interactions against all unseen items, over what is left of the graph.
+    # hinge: pairs against the nearest of the drawn items. softmax: hidden interactions against all
+    # unseen items, over what is left of the graph.
     loss: str = _choice("hinge", "hinge", "softmax")
     # softmax: τ, the share hidden at a step, and users a step, each compared with all items
     temperature: float = _number(0.5, 0, open_low=True, search=Search("0.1:2", _SOFTMAX))
     edge_dropout: float = _number(0.5, 0, 1, open_low=True, search=Search("0.2:0.8", _SOFTMAX))
     softmax_users: int = _number(1_000, 1, search=Search("0.25x:4x", _SOFTMAX, asked=True))
+    pairs: str = _choice("users", "users", "interactions")  # what batches are drawn from
+    margin: float = _number(0.1, 0, search=Search("0.02:1", _HINGE | _HINGE_OF_DIFFUSION))
+    # decay of the weights' running average, per step
+    averaging: float = _number(
+        0.99, 0, 1, search=Search("0,0.9,0.98,0.99,0.997", _FULL | _DIFFUSION)
+    )
+    eval_steps: int = _number(80, 1)  # a validation ends the first epoch after so many steps
+    patience: int = _number(5, 1)  # validations without a better Recall@20 until a stage stops
+    # Stage 1, the encoder
     encoder_optimizer: str = _choice("sgd", "sgd", "adam")  # Riemannian
     encoder_epochs: int = _number(50, 0)
     encoder_batch: int = _number(10_000, 1, search=Search("0.25x:4x", _HINGE, asked=True))
@@ -110,13 +113,13 @@ class Config:
     micro_batches: int = _number(1, 1)  # parts a batch is computed in, of the same gradient
     # Stage 2, the diffusion: Adam
     diffusion_epochs: int = _number(10, 0)
-    diffusion_batch: int = _number(10_000, 1)
-    diffusion_negatives: int = _number(1, 1, search=Search("1:16", _DIFFUSION))
+    diffusion_batch: int = _number(10_000, 1)  # hinge, pair
+    diffusion_negatives: int = _number(1, 1, search=Search("1:16", _HINGE_OF_DIFFUSION))
     diffusion_lr: float = _number(1e-3, 0, open_low=True, search=Search("0.2x:5x", _DIFFUSION))
     step_sampling: str = _choice("uniform", "uniform", "importance")  # how training draws t
     # α: weight of the reconstruction loss
     reconstruction: float = _number(0.05, 0, 1, search=Search("0.01:0.9", _DIFFUSION))
-    folds: int = _number(5, 2)  # parts of the edges, each hidden while it is the positives
+    folds: int = _number(5, 2)  # hinge: parts of the edges, each hidden while it is the positives
     tables: str = _choice("frozen", "frozen", "joint")  # joint: stage 2 trains the table too
     training_omega: float = _number(1.0, 0, 1)  # pair: weight of the prediction in training
     omega: float | None = _number(None, 0, 1)  # at inference; None: by validation, 0 among them
@@ -148,7 +151,7 @@ class Config:
             ]
         for name, value, other in needs:
             if getattr(self, name) == value:
-                raise ValueError(f"{name} = {value} needs {other}; the preset general has another")
+                raise ValueError(f"{name} = {value} needs {other}; the preset large has another")
         if self.conditioning == "history" and self.training_omega != 1:
             raise ValueError(
                 f"training_omega = {self.training_omega:g} needs conditioning = pair; otherwise "
@@ -185,10 +188,15 @@ _TYPES = typing.get_type_hints(Config)
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 
-def preset_for(dataset: str) -> str:
-    """The preset that trains a data set of this name unless another is asked for."""
-    matches = [name for name in NAMED_AFTER_DATA if dataset.lower().startswith(name)]
-    return matches[0] if matches else "general"
+def preset_for(name: str, num_users: int, num_items: int) -> str:
+    """The preset that trains a data set of this name and size unless another is asked for.
+
+    ``best`` compares every user with every item in an epoch; ``large`` is for data where that takes
+    too long.
+    """
+    if name == "demo":
+        return name
+    return "best" if num_users * num_items <= COMPARED_BY_BEST else "large"
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict:
@@ -297,22 +305,24 @@ _PAPER = Config(
     omega=0.05,
 )
 
-NAMED_AFTER_DATA = ("ml-1m", "yelp", "amazon-book", "demo")
+COMPARED_BY_BEST = 2 * 10**10  # users × items; Amazon-Book has half of it
 PRESETS: Mapping[str, Config] = types.MappingProxyType(
     {
-        "general": Config(),
-        "ml-1m": Config(
+        "best": Config(
             users="items",
             loss="softmax",
             pairs="interactions",
+            noise_max=0.1,
             encoder_optimizer="adam",
-            encoder_lr=0.15,
+            encoder_lr=0.05,
             encoder_momentum=0.9,
             encoder_weight_decay=2e-5,
-            encoder_epochs=120,
+            encoder_epochs=300,
             averaging=0.98,
-            eval_every=5,
+            diffusion_epochs=30,
+            eval_steps=30,
         ),
+        "large": Config(),
         "yelp": Config(hidden=(200, 1000), steps=30, sampling_steps=6, reconstruction=0.3),
         "amazon-book": Config(hidden=(200, 1000), layers=2, fanouts=(10, 5), reconstruction=0.5),
         "demo": Config(

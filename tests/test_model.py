@@ -241,7 +241,9 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
 def test_configuration_round_trip_and_presets():
     for name, config in PRESETS.items():
         assert Config.from_json(config.to_json()) == config, name
-    assert preset_for("ml-1m_clean") == "ml-1m" and preset_for("amazon-book_x") == "amazon-book"
+    assert preset_for("ml-1m_clean", 5_949, 2_810) == "best" and preset_for("demo", 9, 9) == "demo"
+    assert preset_for("amazon-book", 108_822, 94_949) == "best"
+    assert preset_for("clicks", 10**6, 10**5) == "large"
     assert parse_assignments(("dim=32", "hidden=20,30", "omega=none", "noise_max=1")) == {
         "dim": 32, "hidden": (20, 30), "omega": None, "noise_max": 1.0,
     }  # fmt: skip

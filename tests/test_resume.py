@@ -45,7 +45,7 @@ CONFIG = Config(
     diffusion_epochs=3,
     diffusion_batch=60,
     diffusion_lr=0.01,
-    eval_every=2,
+    eval_steps=1,
     patience=2,
     checkpoint_minutes=0,
 )
@@ -226,7 +226,7 @@ def test_a_training_that_is_killed_again_and_again(source, tmp_path, variant, mi
     config = CONFIG.replace(checkpoint_minutes=minutes, **VARIANTS[variant])
     config = config.replace(encoder_epochs=40, diffusion_epochs=20, patience=40)
     trainer(source, tmp_path / "whole", config.replace(checkpoint_minutes=10)).fit()
-    args = [str(source), "--preset", "general", *options(config)]
+    args = [str(source), "--preset", "large", *options(config)]
     done = subprocess.run(
         [sys.executable, "-c", KILLER, str(tmp_path / "run"), str(kills), str(most), *args],
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
@@ -260,7 +260,7 @@ def test_a_signal_stops_after_the_step_and_the_command_says_how_to_go_on(
     source, whole, tmp_path, hdrm_train, monkeypatch, number, code
 ):
     run, config = tmp_path / "run", CONFIG.replace(checkpoint_minutes=10)
-    args = [source, "--preset", "general", *options(config), "--out", run]
+    args = [source, "--preset", "large", *options(config), "--out", run]
     with monkeypatch.context() as patch:
         patch.setattr("hdrm.train.report.Bars.step", Kill(17, number).step)
         found, out, _ = hdrm_train(*args)
@@ -349,7 +349,7 @@ def test_a_file_that_cannot_grow(source, whole, tmp_path, hdrm_train, monkeypatc
 
     monkeypatch.setattr("hdrm.train.report.Bars.step", Small(15).step)
     try:
-        args = [source, "--preset", "general", *options(CONFIG), "--out", run]
+        args = [source, "--preset", "large", *options(CONFIG), "--out", run]
         code, _, err = hdrm_train(*args)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -18,14 +18,14 @@ CONFIG = Config(steps=8, sampling_steps=2, encoder_lr=0.01)
 
 
 def test_fields_that_are_not_read_are_not_searched():
-    hinge, softmax = search_space(PRESETS["general"]), search_space(PRESETS["ml-1m"])
+    hinge, softmax = search_space(PRESETS["large"]), search_space(PRESETS["best"])
     assert {"margin", "encoder_negatives"} < hinge.keys() and "temperature" not in hinge
     assert {"temperature", "edge_dropout"} < softmax.keys() and "margin" not in softmax
     assert {"encoder_lr", "encoder_weight_decay", "encoder_momentum"} < hinge.keys() & softmax
     assert "dim" not in hinge and "diffusion_lr" not in hinge
     sampled = search_space(Config(propagation="sampled"))
     assert "averaging" not in sampled and "layers" not in sampled
-    everything = search_space(PRESETS["ml-1m"], ["encoder,diffusion", "dim"])
+    everything = search_space(PRESETS["best"], ["encoder,diffusion", "dim"])
     assert {"margin", "diffusion_lr", "dim"} < everything.keys()  # the diffusion has a margin
     cosine = search_space(Config(schedule="cosine"), ["diffusion"])
     assert "noise_max" not in cosine and "dropout" in cosine

@@ -32,7 +32,7 @@ CONFIG = Config(
     encoder_lr=0.01,
     diffusion_epochs=4,
     diffusion_batch=600,
-    eval_every=2,
+    eval_steps=1,
     patience=8,
 )
 NUM_USERS, NUM_ITEMS = 160, 100

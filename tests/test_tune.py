@@ -38,7 +38,7 @@ CONFIG = Config(
     encoder_lr=0.01,
     diffusion_epochs=2,
     diffusion_batch=400,
-    eval_every=2,
+    eval_steps=1,
 )
 SEARCH = ("encoder_lr=0.001:0.05", "layers=1:3")
 MADE = 6  # trials of the search that others are compared with
@@ -57,7 +57,7 @@ def dataset() -> Dataset:
 
 
 def task_of(dataset, wanted=SEARCH, config=CONFIG, **changes) -> Task:
-    return Task(dataset, "tiny", "general", config, search_space(config, wanted), **changes)
+    return Task(dataset, "tiny", "large", config, search_space(config, wanted), **changes)
 
 
 class Notes(tune.SearchObserver):
@@ -119,7 +119,7 @@ def test_a_search_finds_the_best_of_its_trials_and_stores_it(whole):
 
 
 def test_a_trial_is_what_a_training_with_its_settings_gives(dataset, tmp_path):
-    config = CONFIG.replace(encoder_epochs=12, eval_every=1, encoder_lr=0.05)
+    config = CONFIG.replace(encoder_epochs=12, eval_steps=1, encoder_lr=0.05)
     task = task_of(dataset, ["layers=1:3"], config)
     assert task.encoder_alone
     ((settings, _, value),) = search(task, tmp_path / "study", 1)
@@ -209,7 +209,7 @@ def other_data(dataset):
     ("changed", "words"),
     [
         (lambda task: {"dataset": other_data(task.dataset)}, "its data are tiny ("),
-        (lambda task: {"preset": "yelp"}, "its preset is general, this one's yelp"),
+        (lambda task: {"preset": "yelp"}, "its preset is large, this one's yelp"),
         (lambda task: {"config": CONFIG.replace(dim=10)}, "it has dim = 9, this one 10"),
         (lambda task: {"config": CONFIG.replace(seed=1)}, "it has seed = 0, this one 1"),
         (
@@ -338,7 +338,7 @@ def run(monkeypatch, capsys, tmp_path):
     write_npy(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    small = [f"--set={text}" for text in format_assignments(CONFIG, PRESETS["general"])]
+    small = [f"--set={text}" for text in format_assignments(CONFIG, PRESETS["large"])]
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["hdrm", "tune", "tiny", *small, *args])

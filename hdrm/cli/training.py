@@ -14,7 +14,7 @@ from .options import Bytes, Count
 @click.command()
 @click.argument("dataset", default="demo")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from; by "
-              "default those that fit the data set's name, else the general ones.")  # fmt: skip
+              "default best, or large where users × items are very many.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; it must not exist "
               "or be empty.  [default: runs/DATASET-TIME]")  # fmt: skip
 @click.option("--encoder", type=click.Path(path_type=Path), metavar="RUN", help="Take the encoder of "
@@ -54,8 +54,8 @@ def train(
     changes = {"seed": seed} if seed is not None else {}
     if epochs is not None:
         changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
-    config = _config(preset or preset_for(Path(dataset).name), dim, assignments).replace(**changes)
     interactions = data.load(dataset)
+    config = _config(preset or _preset_of(interactions), dim, assignments).replace(**changes)
     if memory_budget is not None:
         sizes = Sizes.of(interactions)
         config = _within(console, memory_budget, config, sizes, device)
@@ -106,6 +106,11 @@ def _fit(console, trainer, bars) -> int:
     report.print_verdict(console, result.model)
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _preset_of(dataset):
+    """The name of the preset for a data set."""
+    return preset_for(dataset.name, dataset.num_users, dataset.num_items)
 
 
 def _config(preset, dim, assignments):
@@ -161,11 +166,11 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
     from ..train import report, search_folder, space
     from ..train import tune as tuning
 
-    preset = preset or preset_for(Path(dataset).name)
+    interactions = data.load(dataset)
+    preset = preset or _preset_of(interactions)
     config = _config(preset, None, assignments)
     config = config.replace(seed=seed) if seed is not None else config
     searched = space.search_space(config, wanted)
-    interactions = data.load(dataset)
     task = search_folder.Task(interactions, dataset, preset, config, searched, device)
     folder = study or search_folder.default_folder(interactions.name)
     if trials is None and minutes is None:
@@ -204,8 +209,12 @@ def plan(dataset, users, items, interactions, preset, device, dim, budget, assig
     counts = (users, items, interactions)
     if (dataset is None) == (None in counts):
         raise click.UsageError("give a DATASET, or --users, --items and --interactions")
-    sizes = plan.Sizes(*counts) if dataset is None else plan.Sizes.of(data.load(dataset))
-    config = _config(preset or preset_for(Path(dataset or "").name), dim, assignments)
+    if dataset is None:
+        sizes, fitting = plan.Sizes(*counts), preset_for("", users, items)
+    else:
+        interactions = data.load(dataset)
+        sizes, fitting = plan.Sizes.of(interactions), _preset_of(interactions)
+    config = _config(preset or fitting, dim, assignments)
     console = Console()
     if budget is not None:
         _within(console, budget, config, sizes, device)

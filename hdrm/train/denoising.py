@@ -1,68 +1,49 @@
-"""The encoder trained on interactions that its graph does not have."""
+"""Both stages with loss = "softmax": what is left of the graph ranks what was taken out of it.
+
+No vector contains a trace of the item to be ranked, as at inference: over the rest of the graph h is
+propagated, and each hidden interaction of the step's users is ranked against all items they have not
+seen (:mod:`hdrm.train.unseen_softmax`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .. import ops
 from ..config import Config
-from ..data.sampling import shuffled
 from ..model import HDRM
-from ..seeds import derive_seed, pair_bits
+from ..seeds import derive_seed
+from .hidden import HiddenInteractions, Task
 from .stage import State
+from .stages import DenoiserStage
 from .table_steps import whole_step
-from .unseen_softmax import Pairs, unseen_softmax_loss
 
 
 class DenoisingStage:
-    """Stage 1 with loss = "softmax": what is left of the graph ranks what was taken out of it.
-
-    A step hides a share ``edge_dropout`` of all interactions, by a hash of each. Over the others h is
-    propagated; the hidden ones of the step's users are the positives of :func:`unseen_softmax_loss`,
-    so that no vector contains a trace of the item to be ranked, as at inference. An epoch meets every
-    user once.
-
-    Every positive weighs the same (pairs = "interactions"), or every user (pairs = "users").
-
-    Source of the hidden interactions: Liang et al., *Variational autoencoders for collaborative
-    filtering*, WWW 2018, where they are hidden from the user's side alone.
-    """
+    """Stage 1: the table."""
 
     name = "encoder"
     omegas = (0.0,)
 
     def __init__(self, model: HDRM, config: Config) -> None:
-        self._model, self._config = model, config
+        self._config, self._items = config, slice(model.num_users, None)
         self.epochs = config.encoder_epochs
         self._make = whole_step(model, config)
         self.averaged = self._make.averaged
-        self.steps_per_epoch = -(-model.num_users // config.softmax_users)
+        self._hidden = HiddenInteractions(model, config, self.name)
+        self.steps_per_epoch = self._hidden.steps_per_epoch
 
     def begin_epoch(self, epoch: int) -> None:
         pass
 
     def step(self, step: int) -> float:
         """Move the table by one batch of users; its loss."""
-        model, config = self._model, self._config
-        key = derive_seed("hidden", config.seed, step)
-
-        def hidden(users: Tensor, items: Tensor) -> Tensor:
-            return pair_bits(key, users, items, model.num_items) < config.edge_dropout * 2**32
-
-        rest = model.graph.where(lambda users, items: ~hidden(users, items))
-        parts, counts = [], []
-        for users in self._users(step).chunk(config.micro_batches):
-            row, item = model.graph.user_items.rows(users).pairs()
-            positive = hidden(users[row], item)
-            parts.append((users, (row[positive], item[positive]), (row, item)))
-            counts.append(torch.bincount(row[positive], minlength=len(users)))
-        weights = self._weights(counts)
-        losses = [partial(self._loss, *part, of) for part, of in zip(parts, weights)]
-        return self._make.descend(rest, losses)
+        rest, tasks = self._hidden.take(step)
+        return self._make.descend(rest, [partial(self._loss, task) for task in tasks])
 
     def state_dict(self) -> State:
         return self._make.state_dict()
@@ -70,31 +51,48 @@ class DenoisingStage:
     def load_state_dict(self, state: State) -> None:
         self._make.load_state_dict(state)
 
-    def _users(self, step: int) -> Tensor:
-        """The users of a step, int64 (B,): the next ones of an order that every epoch has anew."""
-        model, size = self._model, self._config.softmax_users
-        epoch, position = divmod(step, self.steps_per_epoch)
-        place = torch.arange(position * size, min((position + 1) * size, model.num_users))
-        users = shuffled(place, model.num_users, derive_seed("users", self._config.seed, epoch))
-        return users.sort().values.to(model.graph.device)
+    def _loss(self, task: Task, h: Tensor) -> Tensor:
+        return task.loss(h[task.users], h[self._items], self._config)
 
-    def _weights(self, counts: Sequence[Tensor]) -> list[Tensor]:
-        """w of each part's users, such that those of all positives, counted by user, sum to 1."""
-        by_user = self._config.pairs == "users"
-        total = sum(int((count > 0).sum() if by_user else count.sum()) for count in counts)
-        whole = 1 / max(total, 1)
-        return [whole / count.clamp(min=1) if by_user else whole * (count > 0) for count in counts]
 
-    def _loss(
-        self, users: Tensor, positives: Pairs, seen: Pairs, weights: Tensor, h: Tensor
-    ) -> Tensor:
+class RankingDiffusionStage(DenoiserStage):
+    """Stage 2: the denoisers lead a noisy vector and history to what ranks the hidden interactions.
+
+    loss = (1−α)·softmax((û + n̂)/2, items) + α·(mean((h_u − û)²) + mean((n_u − n̂)²))
+    """
+
+    def __init__(self, model: HDRM, config: Config) -> None:
+        super().__init__(model, config, histories=True)
+        self._hidden = HiddenInteractions(model, config, self.name)
+        self.steps_per_epoch = self._hidden.steps_per_epoch
+        self._items = torch.arange(model.num_users, model.graph.num_nodes, device=model.graph.device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self._vectors.leave()
+        self._model.set_statistics()
+
+    def _losses(self, step: int) -> Iterator[Tensor]:
         config = self._config
-        return unseen_softmax_loss(
-            ops.expmap0(h[users], c=config.curvature),
-            ops.expmap0(h[self._model.num_users :], c=config.curvature),
-            positives,
-            seen,
-            config.temperature,
-            weights=weights.to(h.dtype),
-            c=config.curvature,
-        )
+        self._vectors.leave()  # before a new graph needs as much
+        rest, tasks = self._hidden.take(step)
+        self._vectors.enter(rest)
+        all_users = torch.cat([task.users for task in tasks])
+        user, history, table, position = self._vectors.rows(all_users, self._items)
+        seed = derive_seed("noise", config.seed, step)
+        t, weight = self._steps.draw(len(all_users), seed)
+        start = 0
+        for task in tasks:
+            part = slice(start, start + len(task.users))
+            start = part.stop
+            h_u, n_u = user[part], history[part]
+            of_part = derive_seed("noise", seed, part.start)
+            predicted = self._model.denoise(h_u, n_u, t[part].to(user.device), seed=of_part)
+            rank = task.loss(sum(predicted) / 2, F.embedding(position, table), config)
+            # Where the tables are trained too, the target stays where it is.
+            errors = sum(
+                F.mse_loss(z, z0.detach(), reduction="none").mean(1)
+                for z, z0 in zip(predicted, (h_u, n_u))
+            )
+            self._steps.record(t[part], errors.detach())
+            error = (weight[part].to(errors) * errors).sum() / len(all_users)
+            yield (1 - config.reconstruction) * rank + config.reconstruction * error

@@ -253,21 +253,23 @@ def _encoder(c: _Counts) -> Iterator[Part]:
         yield Part("ids of the neighbourhood", 3 * rows * ID, (forward, backward))
         yield Part("rows of the batch", 6 * part * c.row, (forward,))
     if config.loss == "softmax":
-        yield from _denoising(c)
+        yield from _hiding(c, (forward,), (forward, backward), (forward,))
     else:
         yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
     yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
 
 
-def _denoising(c: _Counts) -> Iterator[Part]:
-    """What hiding interactions needs, and users of a step beside all items."""
-    config, s, (forward, backward, _) = c.config, c.sizes, ENCODER
+def _hiding(
+    c: _Counts, taking: tuple[str, ...], alive: tuple[str, ...], ranking: tuple[str, ...]
+) -> Iterator[Part]:
+    """What hiding interactions needs, and users of a step beside all items; each with its phases."""
+    config, s = c.config, c.sizes
     users = -(-min(config.softmax_users, s.num_users) // config.micro_batches)
-    yield Part("marks of the interactions", 2 * s.num_train, (forward,))
+    yield Part("marks of the interactions", 2 * s.num_train, taking)
     kept = round(s.num_train * (1 - config.edge_dropout))
-    yield Part("graph of the others", c.graph(kept), (forward, backward))
-    yield Part("users beside all items", users * s.num_items * FLOAT * 2, (forward,))
-    yield Part("items, signed, and their gradients", 4 * s.num_items * c.row, (forward,))
+    yield Part("graph of the others", c.graph(kept), alive)
+    yield Part("users beside all items", users * s.num_items * FLOAT * 2, ranking)
+    yield Part("items, signed, and their gradients", 4 * s.num_items * c.row, ranking)
 
 
 def _diffusion(c: _Counts) -> Iterator[Part]:
@@ -275,12 +277,18 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
     fold, propagation, forward, backward, table_step, validation = DIFFUSION
     batch, negatives = config.diffusion_batch, config.diffusion_negatives
     users, pairs = _distinct(s.num_users, batch), config.conditioning == "pair"
-    if not pairs:
+    softmax = config.loss == "softmax" and not pairs
+    if softmax:
+        users = min(config.softmax_users, s.num_users)
+        batch = negatives = 0  # all items are ranked
+        yield from _hiding(c, (fold,), DIFFUSION, (forward,))
+    elif not pairs:
         hidden = s.num_train // config.folds
         yield Part("marks of the edges", 2 * s.num_train, (fold,))
         yield Part("graph of a fold", c.graph(s.num_train - hidden), DIFFUSION)
         yield Part("positives of a fold", s.num_users * OFFSET + hidden * COLUMN, DIFFUSION)
-    yield Part("users to draw", s.num_users * 3 * ID, DIFFUSION, host=True)
+    if not softmax:
+        yield Part("users to draw", s.num_users * 3 * ID, DIFFUSION, host=True)
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
     if config.tables == "joint":
         host = config.tables_on == "host"
@@ -288,7 +296,8 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
         moments += bool(config.averaging)
         yield Part("momentum and average of the points", moments * c.points, DIFFUSION, host)
         yield Part("h", c.table, (propagation,))
-        rows = users * (2 - pairs) + _distinct(s.num_items, batch * (1 + negatives))
+        items = s.num_items if softmax else _distinct(s.num_items, batch * (1 + negatives))
+        rows = users * (2 - pairs) + items
         # Vectors and histories of users, vectors of items; their gradients come as activations go.
         yield Part("rows of the step", rows * c.row, (propagation, forward, backward))
         yield Part("work tables", max(c.propagating, c.meaning * (not pairs)), (propagation,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,11 +105,11 @@ class DenoiserStage:
 
     def step(self, step: int) -> float:
         """Move the denoisers, and the table where it is trained too, by one batch; its loss."""
-        loss = backward(self._loss(step))
+        total = sum(backward(loss) for loss in self._losses(step))
         self._vectors.move()
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return loss.item()
+        return float(total)
 
     def state_dict(self) -> State:
         return {
@@ -121,12 +123,16 @@ class DenoiserStage:
         self._vectors.load_state_dict(state["vectors"])
         self._steps.load_state_dict(state["steps"])
 
+    def _losses(self, step: int) -> Iterator[Tensor]:
+        """What the step's loss is the sum of; each goes backward before the next is computed."""
+        yield self._loss(step)
+
     def _loss(self, step: int) -> Tensor:
         raise NotImplementedError
 
 
 class DiffusionStage(DenoiserStage):
-    """Stage 2 with conditioning = "history": on edges that the propagated vectors have not seen.
+    """Stage 2 with conditioning = "history" and loss = "hinge": on edges that the propagated vectors have not seen.
 
     Every epoch divides the training edges into ``folds``, by a hash of each: no order of the edges is
     stored, and folds differ a little in size. While one is the positives, the graph is made of the

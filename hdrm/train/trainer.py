@@ -20,7 +20,7 @@ from ..model import HDRM, checkpoint
 from . import runs
 from .average import Average
 from .checkpoints import Checkpoints
-from .denoising import DenoisingStage
+from .denoising import DenoisingStage, RankingDiffusionStage
 from .evaluate import VALIDATED, evaluate, evaluate_split
 from .pair_diffusion import PairDiffusionStage
 from .resume import Position, Resumed, collect, distribute, identity
@@ -28,7 +28,7 @@ from .stage import Stage
 from .stages import DiffusionStage, EncoderStage
 from .stopping import Stopped, StopSignals
 
-CRITERION = "ndcg@20"
+CRITERION = "recall@20"  # it depends less than NDCG on what few items are at the top
 
 
 class Diverged(RuntimeError):
@@ -209,9 +209,11 @@ class Trainer:
 
     def _train(self) -> int:
         """Train what is left; 0, or the number of the signal that stopped it."""
-        encoder = DenoisingStage if self.config.loss == "softmax" else EncoderStage
-        pairs = self.config.conditioning == "pair"
-        diffusion = PairDiffusionStage if pairs else DiffusionStage
+        softmax = self.config.loss == "softmax"
+        encoder = DenoisingStage if softmax else EncoderStage
+        diffusion = RankingDiffusionStage if softmax else DiffusionStage
+        if self.config.conditioning == "pair":
+            diffusion = PairDiffusionStage
         try:
             with self._signals.deferred():
                 if self.encoder is not None and self._at.stage == 0:
@@ -243,7 +245,7 @@ class Trainer:
         self._pause(stage, average)
         while at.epoch <= stage.epochs and at.without_gain < self.config.patience:
             self._fit_epoch(stage, average)
-            if at.epoch % self.config.eval_every == 0 or at.epoch == stage.epochs:
+            if self._validates(stage):
                 with average.applied():
                     loss = at.loss / stage.steps_per_epoch
                     best = self._select(stage.name, stage.omegas, loss=loss)
@@ -270,6 +272,12 @@ class Trainer:
                 )
             self.observer.step(at.loss / at.step)
             self._pause(stage, average)
+
+    def _validates(self, stage: Stage) -> bool:
+        """Whether a validation ends the epoch: a multiple of eval_steps is passed, or it is the last."""
+        epoch, every = self._at.epoch, self.config.eval_steps
+        passed = epoch * stage.steps_per_epoch // every - (epoch - 1) * stage.steps_per_epoch // every
+        return passed > 0 or epoch == stage.epochs
 
     def _select(self, stage: str, omegas: Sequence[float], **more) -> bool:
         """Validate, and store the model if it is the best so far; whether it was.
