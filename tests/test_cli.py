@@ -129,7 +129,7 @@ def test_help_info_and_schedule(run):
 
 def test_train_on_sampled_neighbourhoods(run, tmp_path):
     write_npy(tmp_path / "tiny")
-    sampled = ("--set", "propagation=sampled", "--set", "fanouts=4,2,2")
+    sampled = ("--preset", "large", "--set", "propagation=sampled", "--set", "fanouts=4,2,2")
     code, out, _ = run("train", "tiny", "--out", "kept", *QUICK, *sampled)
     assert code == 0 and "HDRM" in out
     assert run("evaluate", "kept")[0] == 0

@@ -13,9 +13,11 @@ from hdrm.config import Config
 from hdrm.data import load
 from hdrm.graph import BipartiteGraph
 from hdrm.model import HDRM
+from hdrm.seeds import derive_seed
 from hdrm.train import Trainer
-from hdrm.train.denoising import DenoisingStage
+from hdrm.train.denoising import DenoisingStage, RankingDiffusionStage
 from hdrm.train.unseen_softmax import unseen_softmax_loss
+from hdrm.train.vectors import TrainedVectors
 
 SEEN = torch.tensor([[0, 1], [0, 4], [1, 0], [1, 1], [1, 2], [1, 3], [1, 4], [1, 5], [2, 3]])
 POSITIVES = torch.tensor([[0, 4], [1, 0], [1, 2], [2, 3]])  # user 1 has seen all six items
@@ -81,14 +83,14 @@ def test_a_nearly_flat_space_is_the_euclidean_one():
         torch.testing.assert_close(of_curved[:, 1:], of_flat[:, 1:], rtol=1e-3, atol=1e-5)
 
 
-def model_and_stage(**changes):
+def model_and_stage(kind=DenoisingStage, **changes):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     users, items = (torch.rand(40, 25, generator=generator) < 0.3).nonzero(as_tuple=True)
     config = Config(dim=9, loss="softmax", softmax_users=16, users="items", **changes)
     model = HDRM(40, 25, config).double()
     model.set_graph(BipartiteGraph.from_interactions(users, items, 40, 25))
-    return model, DenoisingStage(model, config)
+    return model, kind(model, config)
 
 
 def pairs_of(csr) -> set[tuple[int, int]]:
@@ -105,7 +107,7 @@ def test_an_epoch_meets_every_user_once_and_a_step_ranks_what_it_hides(monkeypat
     def descend(graph, losses):
         (loss,) = losses
         loss(model.encoder(graph))
-        users = stage._users(step)
+        users = stage._hidden._users(step)
         left, of_batch = pairs_of(graph.user_items), set(users.tolist())
         expected = {"seen": {pair for pair in known if pair[0] in of_batch}}
         expected["positives"] = expected["seen"] - left
@@ -116,7 +118,7 @@ def test_an_epoch_meets_every_user_once_and_a_step_ranks_what_it_hides(monkeypat
         met.extend(users.tolist())
         return 0.0
 
-    monkeypatch.setattr("hdrm.train.denoising.unseen_softmax_loss", record)
+    monkeypatch.setattr("hdrm.train.hidden.unseen_softmax_loss", record)
     monkeypatch.setattr(stage._make, "descend", descend)
     for step in range(4):
         stage.step(step)
@@ -134,6 +136,73 @@ def test_parts_of_a_batch_make_the_same_step(pairs):
         tables.append(model.encoder.table.detach())
     torch.testing.assert_close(*tables, rtol=1e-12, atol=1e-14)
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def without_noise(**changes):
+    """A diffusion of hardly any noise (the first step has 0.003), so that draws do not matter."""
+    return model_and_stage(
+        RankingDiffusionStage, dropout=0.0, noise_max=1e-13, noise_min=1e-13, hidden=(8,), **changes
+    )
+
+
+def kept_gradients(model, stage, step=0):
+    """The loss and the gradients of a step that moves nothing."""
+    for network in model.denoisers.values():  # zero at first: nothing but it would have a gradient
+        torch.nn.init.normal_(network.layers[-1].weight, 0, 0.1)
+    stage._optimizer.step = stage._optimizer.zero_grad = lambda: None
+    table = []
+    if isinstance(stage._vectors, TrainedVectors):
+        stage._vectors._step.move = lambda gradient: table.append(gradient.clone())
+    loss = stage.step(step)
+    return loss, [p.grad for p in model.denoisers.parameters()], table
+
+
+@pytest.mark.filterwarnings("ignore:the schedule")
+@pytest.mark.parametrize("pairs", ["users", "interactions"])
+@pytest.mark.parametrize("tables", ["frozen", "joint"])
+def test_the_diffusion_ranks_what_is_hidden(tables, pairs):
+    """Loss and gradients of a step against its definition, by autograd through everything."""
+    alpha = 0.3 if tables == "frozen" else 0.0  # the gradient of the error would be that of the noise
+    model, stage = without_noise(tables=tables, pairs=pairs, reconstruction=alpha)
+    torch.manual_seed(3)
+    model.train()
+    loss, _, of_h = kept_gradients(model, stage)
+    rest, (task,) = stage._hidden.take(0)
+    h = model.encoder(rest).detach().requires_grad_()
+    adjacency = torch.zeros(40, 25).double()
+    adjacency[rest.user_items.pairs()] = 1
+    mean = adjacency / adjacency.sum(1, keepdim=True).clamp(min=1)
+    user, history = h[:40][task.users], (mean @ h[40:])[task.users]
+    t, _ = stage._steps.draw(len(task.users), derive_seed("noise", 0, 0))
+    predicted = [
+        z0 + 1e-13**0.5 * model.denoisers[name](z0, t, known)
+        for name, z0, known in (("user", user, history), ("history", history, user))
+    ]
+    ranked = unseen_softmax_loss(
+        ops.expmap0((predicted[0] + predicted[1]) / 2), ops.expmap0(h[40:]),
+        task.positives, task.seen, model.config.temperature, weights=task.weights.double(),
+    )  # fmt: skip
+    error = sum((z - z0.detach()).square().mean() for z, z0 in zip(predicted, (user, history)))
+    expected = (1 - alpha) * ranked + alpha * error
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    if tables == "joint":
+        (found,) = of_h
+        (reference,) = torch.autograd.grad(expected, h)
+        scale = float(reference.abs().max())
+        torch.testing.assert_close(found[:, 1:], reference[:, 1:], rtol=0.02, atol=0.005 * scale)
+
+
+@pytest.mark.filterwarnings("ignore:the schedule")
+@pytest.mark.parametrize("tables", ["frozen", "joint"])
+def test_parts_of_a_batch_make_the_same_step_of_the_diffusion(tables):
+    found = []
+    for parts in (1, 3):
+        model, stage = without_noise(micro_batches=parts, tables=tables)
+        torch.manual_seed(3)
+        loss, gradients, of_h = kept_gradients(model, stage)
+        found.append((torch.tensor(loss), *[g / 1e-13**0.5 for g in gradients], *of_h))
+    for whole, in_parts in zip(*found):
+        torch.testing.assert_close(whole, in_parts, rtol=1e-3, atol=1e-5)
 
 
 def test_users_are_what_their_items_say():
