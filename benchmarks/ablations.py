@@ -114,7 +114,8 @@ def _with_encoders(names: Sequence[str]) -> Iterator[str]:
 def _run(options: argparse.Namespace, name: str, seed: int) -> Path:
     """The run of a variant and a seed, trained if it is not there yet."""
     run, variant = options.runs / f"{name}-{seed}", VARIANTS[name]
-    settings = [text for s in (*variant.settings, *options.set) for text in ("--set", s)]
+    # The variant's come last: they are what it is.
+    settings = [text for s in (*options.set, *variant.settings) for text in ("--set", s)]
     arguments = [
         *("train", options.dataset, "--preset", variant.preset, "--dim", str(options.dim)),
         *("--seed", str(seed), *settings),

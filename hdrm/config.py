@@ -31,7 +31,8 @@ _HINGE = {"encoder": {"loss": "hinge"}}
 _HINGE_OF_DIFFUSION = {"diffusion": {"loss": "hinge"}}
 _SOFTMAX = {"encoder": {"loss": "softmax"}, "diffusion": {"loss": "softmax"}}
 _FULL = {"encoder": {"propagation": "full"}}
-_LINEAR = {"diffusion": {"schedule": "linear|linear-var"}}
+_LINEAR = {"diffusion": {"schedule": "linear|linear-var", "conditioning": "history"}}
+_PAIR = {"diffusion": {"conditioning": "pair"}}
 
 
 def _choice(default: str, *options: str):
@@ -121,7 +122,8 @@ class Config:
     reconstruction: float = _number(0.05, 0, 1, search=Search("0.01:0.9", _DIFFUSION))
     folds: int = _number(5, 2)  # hinge: parts of the edges, each hidden while it is the positives
     tables: str = _choice("frozen", "frozen", "joint")  # joint: stage 2 trains the table too
-    training_omega: float = _number(1.0, 0, 1)  # pair: weight of the prediction in training
+    # pair: weight of the prediction in training
+    training_omega: float = _number(1.0, 0, 1, search=Search("0.05:1", _PAIR))
     omega: float | None = _number(None, 0, 1)  # at inference; None: by validation, 0 among them
     # Checkpoints, from which a run is resumed; of no influence on what is computed
     checkpoint_minutes: float = _number(10.0, 0)  # at most so long without one; 0: every step

@@ -194,6 +194,14 @@ def test_the_same_run_gives_the_same_bytes(run, titles, text, tmp_path):
     assert again.read_text(encoding="utf-8") == text
 
 
+def test_a_run_on_the_encoder_of_another_has_a_page(run, tmp_path):
+    opened, lent = runs.Run.open(run), tmp_path / "lent"
+    source = opened.description["source"]
+    Trainer(opened.dataset(), opened.model.config, lent, source=source, encoder=run).fit()
+    found = Page(write_page(runs.Run.open(lent)).read_text(encoding="utf-8"))
+    assert "of the stage encoder by epoch; at the last, epoch 0" in str(found.all("aria-label"))
+
+
 def test_a_run_that_was_interrupted_has_a_page(run, tmp_path):
     (tmp_path / "run").mkdir()
     for path in run.iterdir():

@@ -127,10 +127,11 @@ def _within(console, budget, config, sizes, device):
     report.print_plan(console, found)
     if not fits:
         phase, peak = found.peak()
+        other = "take --preset large, " if config.loss == "softmax" else ""
         raise ValueError(
             f"the training needs at least {peak / 2**20:,.0f} MiB (in the phase {phase!r}, see "
-            f"above), more than the budget of {budget / 2**20:,.0f} MiB; lower dim or "
-            f"encoder_batch, or raise --memory-budget"
+            f"above), more than the budget of {budget / 2**20:,.0f} MiB; {other}lower "
+            f"dim or encoder_batch, or raise --memory-budget"
         )
     return found.config
 

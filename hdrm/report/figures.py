@@ -40,7 +40,9 @@ def curves(name: str, records: Sequence[dict]) -> str:
 
     def paint(loss, metrics) -> None:
         epochs = [record["epoch"] for record in records]
-        loss.plot(epochs, [record["loss"] for record in records], "o-", ms=3, color=BLUE)
+        # An encoder that was taken from another run has none.
+        losses = [record.get("loss", np.nan) for record in records]
+        loss.plot(epochs, losses, "o-", ms=3, color=BLUE)
         loss.set(xlabel="epoch", ylabel="loss")
         for metric, label, color in (
             ("recall@20", "Recall@20", GREEN),
