@@ -59,3 +59,14 @@ def keep(num_bytes: int) -> int:
         raise ValueError(f"num_bytes must not be negative, got {num_bytes}")
     module = native.load()
     return module.keep_memory(num_bytes) if module else 0
+
+
+def format_bytes(size: int) -> str:
+    """An amount of memory for a person: "410 MiB"."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -262,7 +262,7 @@ def test_a_signal_stops_after_the_step_and_the_command_says_how_to_go_on(
     run, config = tmp_path / "run", CONFIG.replace(checkpoint_minutes=10)
     args = [source, "--preset", "large", *options(config), "--out", run]
     with monkeypatch.context() as patch:
-        patch.setattr("hdrm.train.report.Bars.step", Kill(17, number).step)
+        patch.setattr("hdrm.train.progress.Bars.step", Kill(17, number).step)
         found, out, _ = hdrm_train(*args)
     assert found == code and f"hdrm train --resume {run}" in out
     hdrm.HDRM.load(run).recommend([3], 5)
@@ -347,7 +347,7 @@ def test_a_file_that_cannot_grow(source, whole, tmp_path, hdrm_train, monkeypatc
             if self.left == 0:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, hard))
 
-    monkeypatch.setattr("hdrm.train.report.Bars.step", Small(15).step)
+    monkeypatch.setattr("hdrm.train.progress.Bars.step", Small(15).step)
     try:
         args = [source, "--preset", "large", *options(CONFIG), "--out", run]
         code, _, err = hdrm_train(*args)

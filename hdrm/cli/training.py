@@ -31,10 +31,16 @@ from .options import Bytes, Count
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run that "
               "was stopped or killed, to the result that it would have had. Everything else comes from "
               "the run.")  # fmt: skip
+@click.option("--log", type=click.Choice(["tensorboard"]), help="Beside metrics.jsonl, write events "
+              "into RUN/tensorboard; a run that has some goes on to. Needs the extra "
+              "tensorboard.")  # fmt: skip
+@click.option("--profile", is_flag=True, help="Record some steps of each stage: a Chrome trace in "
+              "the run folder, and a table of the ten most expensive ops.")  # fmt: skip
 @click.pass_context
 def train(
-    context, dataset, preset, out, encoder, device, dim, epochs, seed, memory_budget, assignments, resume
-) -> int:
+    context, dataset, preset, out, encoder, device, dim, epochs, seed, memory_budget, assignments,
+    resume, log, profile,
+) -> int:  # fmt: skip
     """Train both stages on DATASET and measure the result.
 
     DATASET is "demo" (the default: generated), a name found under $HDRM_DATA or ../shared/data, or
@@ -45,9 +51,9 @@ def train(
     and SIGTERM (143) end the training early and keep it too; --resume goes on.
     """
     if resume is not None:
-        return _resume(context, resume)
+        return _resume(context, resume, log, profile)
     from .. import data
-    from ..train import Trainer, report, runs
+    from ..train import Trainer, runs
     from ..train.plan import Sizes
 
     console = Console()
@@ -60,22 +66,36 @@ def train(
         sizes = Sizes.of(interactions)
         config = _within(console, memory_budget, config, sizes, device)
     out = out or runs.default_folder(interactions.name)
-    bars = report.Bars(console)
+    observer, profiled = _observers(console, out, log, profile)
     trainer = Trainer(
-        interactions, config, out, source=dataset, device=device, observer=bars, encoder=encoder
+        interactions, config, out, source=dataset, device=device, observer=observer, encoder=encoder
     )
-    return _fit(console, trainer, bars)
+    return _fit(console, trainer, profiled)
 
 
-def _resume(context, run) -> int:
+def _observers(console, run, log, profile):
+    """What watches the training; and of that the profile, or None."""
+    from ..train.observer import Observers
+    from ..train.profiling import Profile
+    from ..train.progress import Bars
+    from ..train.tensorboard import TensorBoard
+
+    profiled = Profile(run) if profile else None
+    events = TensorBoard(run) if log == "tensorboard" else None
+    found = (Bars(console), events, profiled)
+    return Observers(*(one for one in found if one is not None)), profiled
+
+
+def _resume(context, run, log, profile) -> int:
     """Continue a run; options that would change it are refused."""
-    from ..train import Trainer, report, runs
+    from ..train import Trainer, runs, tensorboard
 
     given = click.core.ParameterSource.COMMANDLINE
     others = [
         max(parameter.opts, key=len)
         for parameter in context.command.params
-        if context.get_parameter_source(parameter.name) is given and parameter.name != "resume"
+        if context.get_parameter_source(parameter.name) is given
+        and parameter.name not in ("resume", "log", "profile")
     ]
     if others:
         raise click.UsageError(
@@ -85,20 +105,21 @@ def _resume(context, run) -> int:
     if runs.is_finished(run):
         console.print(f"{run} is finished: hdrm evaluate {run}", highlight=False, soft_wrap=True)
         return 0
-    bars = report.Bars(console)
-    return _fit(console, Trainer.resume(run, observer=bars), bars)
+    if log is None and tensorboard.continues(run):
+        log = "tensorboard"
+    observer, profiled = _observers(console, run, log, profile)
+    return _fit(console, Trainer.resume(run, observer=observer), profiled)
 
 
-def _fit(console, trainer, bars) -> int:
+def _fit(console, trainer, profiled) -> int:
     """Train and print what came of it; the exit code."""
     from ..train import report
 
     dataset, run = trainer.dataset, trainer.run
     report.print_dataset(console, dataset)
-    try:
-        result = trainer.fit()
-    finally:
-        bars.close()
+    result = trainer.fit()
+    for stage, costs in profiled.found.items() if profiled else ():
+        console.print(report.profile_table(stage, costs))
     if result.interrupted:
         report.print_stopped(console, run)
         return 128 + result.interrupted
@@ -166,6 +187,7 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
     from .. import data
     from ..train import report, search_folder, space
     from ..train import tune as tuning
+    from ..train.progress import TrialBars
 
     interactions = data.load(dataset)
     preset = preset or _preset_of(interactions)
@@ -179,7 +201,7 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
     console = Console()
     report.print_dataset(console, interactions)
     report.print_space(console, searched, encoder_alone=task.encoder_alone)
-    bars = report.TrialBars(console)
+    bars = TrialBars(console)
     try:
         found = tuning.tune(task, folder, trials=trials, minutes=minutes, observer=bars)
     finally:

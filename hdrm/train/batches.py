@@ -60,6 +60,7 @@ class Batches:
         self._batch_size, self._negatives, self._seed = batch_size, negatives, seed
         self._draw = self._by_user if by_user else self._by_interaction
         self.steps_per_epoch = -(-int(self._end[-1]) // batch_size)
+        self.examples = self.steps_per_epoch * batch_size if by_user else int(self._end[-1])
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """users (B,), positives (B,), negatives (B, n): int64, on the device of ``seen``.

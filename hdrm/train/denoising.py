@@ -36,6 +36,7 @@ class DenoisingStage:
         self.averaged = self._make.averaged
         self._hidden = HiddenInteractions(model, config, self.name)
         self.steps_per_epoch = self._hidden.steps_per_epoch
+        self.examples = model.num_users
 
     def begin_epoch(self, epoch: int) -> None:
         pass
@@ -65,6 +66,7 @@ class RankingDiffusionStage(DenoiserStage):
         super().__init__(model, config, histories=True)
         self._hidden = HiddenInteractions(model, config, self.name)
         self.steps_per_epoch = self._hidden.steps_per_epoch
+        self.examples = model.num_users
         self._items = torch.arange(model.num_users, model.graph.num_nodes, device=model.graph.device)
 
     def begin_epoch(self, epoch: int) -> None:

@@ -47,6 +47,7 @@ class PairDiffusionStage(DenoiserStage):
             by_user=config.pairs == "users",
         )
         self.steps_per_epoch = self._batches.steps_per_epoch
+        self.examples = self._batches.examples
         self._entered = False
 
     def begin_epoch(self, epoch: int) -> None:

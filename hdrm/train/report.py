@@ -1,4 +1,4 @@
-"""What a person sees: progress bars and tables."""
+"""What a person sees of a training: tables and the lines around them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ..config import Config, format_value
@@ -18,112 +17,19 @@ from ..model.diffusion import Diffusion
 from . import plan
 from .compare import Difference
 from .evaluate import CUTOFFS, METRICS
-from .trainer import CRITERION, Observer
-from .tune import Found, SearchObserver, Trial
+from .profiling import Cost
+from .trainer import CRITERION
+from .tune import Found
 
 NAMES = {"recall": "Recall", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 ROWS = {"popularity": "popularity", "encoder": "encoder alone (ω = 0)", "hdrm": "HDRM"}
-
-
-class Bars(Observer):
-    """One progress bar per stage with loss and speed, one line per validation."""
-
-    transient = False  # whether a bar disappears when its stage has ended
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress: Progress | None = None
-
-    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
-        self.close()
-        self._progress = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            TextColumn("epoch {task.fields[epoch]:.0f}/{task.fields[epochs]}"),
-            TextColumn("loss {task.fields[loss]:.5g}"),
-            TextColumn("{task.fields[speed]:.1f} steps/s"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=self.transient,
-            disable=self.transient and not self._console.is_terminal,
-        )
-        self._steps_per_epoch = steps_per_epoch
-        self._task = self._progress.add_task(
-            name,
-            total=max(epochs * steps_per_epoch, 1),
-            epoch=0,
-            epochs=epochs,
-            loss=float("nan"),
-            speed=0.0,
-        )
-        self._earlier = 0
-        self._progress.start()
-
-    def resumed(self, steps: int) -> None:
-        self._earlier = steps
-        self._progress.update(self._task, completed=steps, epoch=-(-steps // self._steps_per_epoch))
-
-    def step(self, loss: float) -> None:
-        task = self._progress.tasks[0]
-        done = int(task.completed) + 1
-        self._progress.update(
-            self._task,
-            advance=1,
-            loss=loss,
-            epoch=-(-done // self._steps_per_epoch),
-            speed=(done - self._earlier) / max(task.elapsed or 0.0, 1e-9),
-        )
-
-    def validated(self, record: dict, best: bool) -> None:
-        metric = f"validation {CRITERION.upper()} {record[CRITERION]:.4f}"
-        recall = f"Recall@20 {record['recall@20']:.4f}"
-        omega = f", ω = {record['omega']:g}" if record["stage"] == "diffusion" else ""
-        loss = f"loss {record['loss']:<9.5g}" if "loss" in record else f"of {record['source']}"
-        self._console.print(
-            f"{record['stage']:<10} epoch {record['epoch']:>3}  {loss} "
-            f"{metric}  {recall}{omega}{'  (stored)' if best else ''}",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-
-class TrialBars(Bars, SearchObserver):
-    """A bar while a trial trains, and one line when it has ended."""
-
-    transient = True
-
-    def trial_begins(self, number: int) -> None:
-        self._name = f"trial {number}"
-
-    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
-        super().stage(f"{self._name}, {name}", epochs, steps_per_epoch)
-
-    def validated(self, record: dict, best: bool) -> None:
-        pass
-
-    def trial_ended(self, trial: Trial, best: bool) -> None:
-        self.close()
-        value = "     –" if trial.value is None else f"{trial.value:.4f}"
-        how = f"  (pruned at epoch {trial.epochs}: {trial.reason})" if trial.reason else ""
-        self._console.print(
-            f"trial {trial.number:>3}  {CRITERION.upper()} {value}  {trial.seconds:6.1f} s  "
-            f"{_assigned(trial.settings)}{how}{'  (best)' if best else ''}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def print_space(console: Console, space: dict[str, str], *, encoder_alone: bool) -> None:
     """What a search varies."""
     stages = "the encoder's stage" if encoder_alone else "both stages"
     console.print(
-        f"trials train {stages}; searched: {_assigned(space)}", highlight=False, soft_wrap=True
+        f"trials train {stages}; searched: {assigned(space)}", highlight=False, soft_wrap=True
     )
 
 
@@ -150,11 +56,23 @@ def print_found(console: Console, found: Found) -> None:
     console.print(f"  {found.command}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _assigned(values: dict) -> str:
+def assigned(values: dict) -> str:
+    """Settings, or what a search varies, in one line."""
     return " ".join(
         f"{name}={value if isinstance(value, str) else format_value(value)}"
         for name, value in values.items()
     )
+
+
+def profile_table(stage: str, costs: Sequence[Cost]) -> Table:
+    """The ten most expensive ops of a stage's recorded steps."""
+    table = Table(title=f"{stage}: where the time goes", title_justify="left")
+    table.add_column("op")
+    for column in ("calls", "ms, itself", "share"):
+        table.add_column(column, justify="right")
+    for cost in costs[:10]:
+        table.add_row(cost.name, str(cost.calls), f"{1000 * cost.seconds:.1f}", f"{cost.share:.0%}")
+    return table
 
 
 def metrics_table(title: str, results: dict[str, dict[str, float]]) -> Table:

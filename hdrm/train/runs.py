@@ -7,6 +7,8 @@ model.safetensors    the best model; see hdrm.model.checkpoint
 metrics.jsonl        one line per validation
 train.log            when the training began, stopped, went on and ended, and why
 checkpoints          until the training ends: what it goes on from; see hdrm.train.checkpoints
+tensorboard          of `hdrm train --log tensorboard`; see hdrm.train.tensorboard
+profile-STAGE.json.gz   of `hdrm train --profile`; see hdrm.train.profiling
 report.json          the metrics on the test split
 report.html          what `hdrm report` writes
 """
@@ -17,6 +19,7 @@ import contextlib
 import difflib
 import functools
 import json
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +31,7 @@ from .. import __version__, data
 from ..config import Config
 from ..data import Dataset
 from ..model import HDRM, checkpoint
-from . import checkpoints
+from . import checkpoints, profiling, tensorboard
 
 DATASET_FILE = "dataset.json"
 LABELS_FILE = "labels.json"
@@ -166,6 +169,9 @@ def remove(run: Path, created: Sequence[Path]) -> None:
     """Take back what a failed training without a model wrote, and the folders it created."""
     for name in (checkpoint.CONFIG_FILE, DATASET_FILE, LABELS_FILE, METRICS_FILE, LOG_FILE):
         (run / name).unlink(missing_ok=True)
+    for trace in run.glob(profiling.trace_file(run, "*").name):
+        trace.unlink()
+    shutil.rmtree(run / tensorboard.FOLDER, ignore_errors=True)
     for folder in created:
         with contextlib.suppress(OSError):
             folder.rmdir()

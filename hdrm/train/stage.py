@@ -24,6 +24,7 @@ class Stage(Protocol):
     name: str
     epochs: int
     steps_per_epoch: int
+    examples: int  # of an epoch: pairs, or users where whole users are ranked
     averaged: Sequence[Tensor]  # parameters whose running average is validated instead of them
     omegas: Sequence[float]  # weights of the diffusion that a validation tries
 

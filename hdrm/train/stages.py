@@ -48,6 +48,7 @@ class EncoderStage:
             by_user=config.pairs == "users",
         )
         self.steps_per_epoch = self._batches.steps_per_epoch
+        self.examples = self._batches.examples
         self.omegas = (0.0,)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -148,6 +149,8 @@ class DiffusionStage(DenoiserStage):
         self._folds = max(1, min(config.folds, edges // LEAST_IN_FOLD))
         self._steps_per_fold = -(-edges // (self._folds * config.diffusion_batch))
         self.steps_per_epoch = self._folds * self._steps_per_fold
+        by_user = config.pairs == "users"
+        self.examples = self.steps_per_epoch * config.diffusion_batch if by_user else edges
         self._leave_fold()
 
     def begin_epoch(self, epoch: int) -> None:

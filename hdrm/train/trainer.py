@@ -22,6 +22,7 @@ from .average import Average
 from .checkpoints import Checkpoints
 from .denoising import DenoisingStage, RankingDiffusionStage
 from .evaluate import VALIDATED, evaluate, evaluate_split
+from .observer import Observer
 from .pair_diffusion import PairDiffusionStage
 from .resume import Position, Resumed, collect, distribute, identity
 from .stage import Stage
@@ -33,25 +34,6 @@ CRITERION = "recall@20"  # it depends less than NDCG on what few items are at th
 
 class Diverged(RuntimeError):
     """The loss or the model is not finite."""
-
-
-class Observer:
-    """Told of a training's progress; this one is silent (:mod:`hdrm.train.report` shows it).
-
-    An exception raised by one ends the training and leaves :meth:`Trainer.fit`.
-    """
-
-    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
-        """A stage begins."""
-
-    def resumed(self, steps: int) -> None:
-        """So many steps of the stage were made before the training was stopped."""
-
-    def step(self, loss: float) -> None:
-        """A step was made; ``loss`` is the epoch's average so far."""
-
-    def validated(self, record: dict, best: bool) -> None:
-        """A line was added to metrics.jsonl; ``best``: the model was stored."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +55,7 @@ class Trainer:
         run: the folder to write; it must not exist, or be empty.
         source: what names the data set when the run is evaluated later.
         device: "cpu", "cuda", …
+        observer: told of the progress.
         encoder: a run on the same data whose encoder's table is taken instead of training one.
         resumed: the run that goes on, by :meth:`resume`.
 
@@ -222,6 +205,8 @@ class Trainer:
                     self._fit_stage(make(self.model, self.config))
         except KeyboardInterrupt as stop:
             return int(getattr(stop, "number", signal.SIGINT))
+        finally:
+            self.observer.close()
         return 0
 
     def _take_encoder(self) -> None:
@@ -236,11 +221,11 @@ class Trainer:
         if 0.0 not in stage.omegas and at.epoch == 1 and at.step == 0:
             at.best = None  # with ω fixed the encoder alone is not among the candidates
         average = Average(stage.averaged, self.config.averaging)
-        self.observer.stage(stage.name, stage.epochs, stage.steps_per_epoch)
+        self.observer.stage(stage.name, stage.epochs, stage.steps_per_epoch, stage.examples)
         if self._saved is not None:
             distribute(self._saved, stage, average, self._device)
             self._saved = None
-            self.observer.resumed((at.epoch - 1) * stage.steps_per_epoch + at.step)
+            self.observer.resumed((at.epoch - 1) * stage.steps_per_epoch + at.step, at.records)
         self._began = time.perf_counter() - at.seconds
         self._pause(stage, average)
         while at.epoch <= stage.epochs and at.without_gain < self.config.patience:

@@ -33,8 +33,9 @@ import torch
 from ..config import Config
 from ..seeds import derive_seed
 from . import runs, space
+from .observer import Observer
 from .search_folder import BEST_FILE, DATABASE_FILE, TRIAL_FOLDER, Task, claimed, write_json
-from .trainer import CRITERION, Diverged, Observer, Trainer
+from .trainer import CRITERION, Diverged, Trainer
 
 BEST = 5  # trials reported
 PRUNED_AFTER = 5  # trials trained to their end
@@ -335,10 +336,10 @@ class _Reports(Observer):
         self._before = self._epochs = 0
         self.value: float | None = None
 
-    def stage(self, name: str, epochs: int, steps_per_epoch: int) -> None:
+    def stage(self, name: str, epochs: int, steps_per_epoch: int, examples: int) -> None:
         self._before += self._epochs
         self._epochs = epochs
-        self._observer.stage(name, epochs, steps_per_epoch)
+        self._observer.stage(name, epochs, steps_per_epoch, examples)
 
     def step(self, loss: float) -> None:
         self._observer.step(loss)
