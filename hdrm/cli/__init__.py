@@ -49,6 +49,7 @@ def cli() -> None:
     hdrm report RUN                 a page about a run, to look at
     hdrm data DATASET               what a data set looks like; prepares one
     hdrm plan DATASET               the memory that training it needs
+    hdrm doctor                     what a bug report should say; what works here
     hdrm graph build FILE -o GRAPH  a data set in files, for 10⁷ interactions and more
     """
 
@@ -66,6 +67,7 @@ for _command in (
     data.data,
     graph.graph,
     installation.info,
+    installation.doctor,
     installation.kernels,
     installation.bench,
 ):

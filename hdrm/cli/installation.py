@@ -1,7 +1,8 @@
-"""What this installation is: info, kernels, bench."""
+"""What this installation is: info, doctor, kernels, bench."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,21 @@ def info(schedule, preset) -> None:
         console.print(report.settings_table(f"preset {preset}", PRESETS[preset]))
     else:
         console.print(report.info_table(build_info(), available_backends()))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For a program.")
+def doctor(as_json) -> int:
+    """Print what a bug report should say about this machine, and try every backend.
+
+    Exit code 1: something that should work does not; the last lines say what. The home folder is
+    written ~.
+    """
+    from .. import doctor
+
+    found = doctor.examine()
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(doctor.lines(found)))
+    return 1 if found["problems"] else 0
 
 
 @click.command()

@@ -57,10 +57,11 @@ class Profile(Observer):
             if self._wait == 0:
                 self._begin()
             return
-        self._profiler.step()
         self._left -= 1
         if self._left == 0 or time.perf_counter() > self._ends:
             self.close()
+        else:
+            self._profiler.step()
 
     def close(self) -> None:
         if self._profiler is None:

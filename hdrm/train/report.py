@@ -246,7 +246,8 @@ def print_verdict(console: Console, model: HDRM) -> None:
         how = "chosen on validation" if config.omega is None else "as it was set"
         text = f"the diffusion's weight, {how}, is ω = {omega:g}"
     elif config.omega is None and config.diffusion_epochs:
-        text = "the diffusion did not improve the validation NDCG@20: ω = 0, the encoder ranks"
+        metric = CRITERION.upper()
+        text = f"the diffusion did not improve the validation {metric}: ω = 0, the encoder ranks"
     else:
         text = "ω = 0: the encoder ranks, without diffusion"
     console.print(text, highlight=False)
