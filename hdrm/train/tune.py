@@ -1,4 +1,4 @@
-"""A search for better settings: trainings whose best validation NDCG@20 Optuna maximises.
+"""A search for better settings: trainings whose best validation Recall@20 Optuna maximises.
 
 The test split is never ranked, and no model is kept: a trial is trained again by its command.
 
@@ -49,7 +49,7 @@ class Trial:
     """A trial that has ended.
 
     state: "complete"; "pruned"; or "failed": stopped, by Ctrl-C or with its process.
-    value: the best validation NDCG@20; None if there was no validation.
+    value: the best validation Recall@20; None if there was no validation.
     epochs: until the last validation, those of the second stage after all of the first.
     reason: why it was pruned.
     """
@@ -328,7 +328,7 @@ class _Pruned(Exception):
 class _Reports(Observer):
     """Passes a training's progress on, reports its validations to Optuna, ends it if told to.
 
-    last: the epoch after which there is nothing to save. value: NDCG@20 of the model that is stored.
+    last: the epoch after which there is nothing to save. value: Recall@20 of the model that is stored.
     """
 
     def __init__(self, trial, last: int, observer: Observer) -> None:
