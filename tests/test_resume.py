@@ -61,6 +61,8 @@ VARIANTS = {
     },
     "joint": {"tables": "joint", "step_sampling": "importance", "dropout": 0.2},
     "joint-host": {"tables": "joint", "tables_on": "host", "sampling_noise": True, "omega": 0.3},
+    "pair": {"conditioning": "pair", "predict": "x0", "diffusion_batch": 40, "training_omega": 0.3},
+    "pair-joint": {"conditioning": "pair", "tables": "joint", "diffusion_batch": 40, "omega": 0.2},
 }
 
 
