@@ -210,7 +210,7 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict:
     changes = {}
     for text in assignments:
         key, equals, value = text.partition("=")
-        if not equals:
+        if not equals or not key:
             raise ValueError(f"expected key=value, got {text!r}")
         _known([key])
         changes[key] = _parse(key, value)
@@ -285,7 +285,7 @@ def _checked(name: str, value):
             bound += f" and at most {high:g}" if high < math.inf else ""
             raise ValueError(f"{name} must be {bound}, got {value!r}")
         if value == math.inf:
-            raise ValueError(f"{name} must be finite")
+            raise ValueError(f"{name} must be finite, got {value!r}")
     return value
 
 

@@ -41,6 +41,11 @@ class CSR:
             ("rowptr", self.rowptr, torch.int64),
             ("col", self.col, torch.int32),
         ):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"CSR: {name} must be a tensor, got {type(tensor).__name__}; CSR.from_pairs "
+                    f"builds a matrix from index pairs of any kind"
+                )
             if tensor.dtype != dtype or tensor.dim() != 1:
                 raise TypeError(
                     f"CSR: {name} must be a 1-d {dtype} tensor, got {tensor.dtype} of shape "
@@ -165,7 +170,12 @@ class CSR:
         return CSR(rowptr, col, self.num_cols, self.offset)
 
     def union(self, other: CSR) -> CSR:
-        """The matrix of the entries of either; both have one size and device."""
+        """The matrix of the entries of either; both have one device. ValueError: other sizes."""
+        if (self.num_rows, self.num_cols) != (other.num_rows, other.num_cols):
+            raise ValueError(
+                f"CSR.union needs matrices of one size, got {self.num_rows} × {self.num_cols} and "
+                f"{other.num_rows} × {other.num_cols}"
+            )
         keys = [rows * self.num_cols + cols for rows, cols in (self.pairs(), other.pairs())]
         keys = torch.unique(torch.cat(keys))
         starts = torch.arange(self.num_rows + 1, device=self.device) * self.num_cols
@@ -329,7 +339,12 @@ def _adjacency(
 
 def _ids(name: str, values, size: int | None) -> np.ndarray:
     """Contiguous int64 ids, each in [0, size)."""
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if size is not None and (not isinstance(size, (int, np.integer)) or size < 0):
+        raise ValueError(f"the number of {name} must be a whole number from 0, got {size!r}")
+    try:
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    except ValueError:  # lists of several lengths
+        raise TypeError(f"{name} must be one-dimensional integer ids, got nested lists") from None
     if array.size == 0:
         array = array.astype(np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":

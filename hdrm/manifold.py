@@ -53,6 +53,8 @@ class Lorentz(geoopt.Lorentz):
                 "hdrm.Lorentz cannot learn its curvature: the kernels have no gradient with "
                 "respect to it; use learnable=False, or geoopt.Lorentz(k, learnable=True)"
             )
+        if not hasattr(k, "__float__"):
+            raise TypeError(f"k must be a number or a tensor of one, got {type(k).__name__}")
         super().__init__(k)
         if self.k.numel() != 1:
             raise ValueError(f"k must be one number, got a tensor of shape {tuple(self.k.shape)}")

@@ -236,8 +236,10 @@ class RiemannianAdam(_RiemannianOptimizer):
             )
         if not group["eps"] >= 0:
             raise ValueError(f"eps must not be negative, got {group['eps']}")
-        if len(group["betas"]) != 2 or not all(0 <= beta < 1 for beta in group["betas"]):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {group['betas']}")
+        betas = group["betas"]
+        two = isinstance(betas, (tuple, list)) and len(betas) == 2
+        if not (two and all(0 <= beta < 1 for beta in betas)):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
 
     def _step_euclidean(self, parameters: list[Tensor], group: dict) -> None:
         for parameter in parameters:

@@ -44,6 +44,9 @@ class HDRM(nn.Module):
         config: the settings; the model reads those of its section "Model", ``work_tables``, and
             ``tables_on``: with "host" the encoder's table stays on the CPU, wherever the model goes.
 
+    Raises:
+        TypeError, ValueError: ``config`` is none, or a size is not a whole number from 1.
+
     Weights are drawn from torch's generator. A model needs a graph of training interactions
     (:meth:`set_graph`) before it can encode or recommend. ``omega`` is ω; 0, the start, leaves the
     diffusion out.
@@ -53,6 +56,14 @@ class HDRM(nn.Module):
 
     def __init__(self, num_users: int, num_items: int, config: Config) -> None:
         super().__init__()
+        if not isinstance(config, Config):
+            raise TypeError(
+                f"config must be a hdrm.config.Config, got {type(config).__name__}; "
+                f"Config(dim=…) makes one"
+            )
+        for name, count in (("num_users", num_users), ("num_items", num_items)):
+            if not hasattr(count, "__index__") or count < 1:
+                raise ValueError(f"{name} must be a whole number from 1, got {count!r}")
         self.num_users, self.num_items, self.config = num_users, num_items, config
         self.encoder = Encoder(
             num_users,
@@ -97,8 +108,14 @@ class HDRM(nn.Module):
         """Give the model its training interactions.
 
         Raises:
+            TypeError: it is no graph.
             ValueError: the graph has other numbers of users and items than the model.
         """
+        if not isinstance(graph, BipartiteGraph):
+            raise TypeError(
+                f"graph must be a BipartiteGraph, got {type(graph).__name__}; "
+                f"BipartiteGraph.from_interactions builds one"
+            )
         if (graph.num_users, graph.num_items) != (self.num_users, self.num_items):
             raise ValueError(
                 f"the model has {self.num_users} users and {self.num_items} items, the graph "

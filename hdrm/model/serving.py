@@ -44,7 +44,14 @@ def recommend(
     """
     user_points, item_points = model.points()
     users = _ids("users", users, model.num_users, user_points.device)
-    seen = (model.graph.user_items if exclude is None else exclude).rows(users)
+    exclude = model.graph.user_items if exclude is None else exclude
+    expected = (model.num_users, model.num_items)
+    if not isinstance(exclude, CSR) or (exclude.num_rows, exclude.num_cols) != expected:
+        raise ValueError(
+            f"exclude must be a CSR of {model.num_users} users × {model.num_items} items; "
+            f"CSR.from_pairs builds one"
+        )
+    seen = exclude.rows(users)
     distances, items = ops.topk(
         user_points[users], item_points, k, exclude=seen, c=model.config.curvature
     )
@@ -155,7 +162,7 @@ def _ids(name: str, ids: int | Sequence[int] | Tensor, size: int, device: torch.
     """int64 ids (B,) on a device, each in 0 … size−1."""
     try:
         ids = torch.atleast_1d(torch.as_tensor(ids, device=device))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be integer ids, got {type(ids).__name__}") from None
     if ids.dim() != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
         raise TypeError(

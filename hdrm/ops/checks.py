@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,8 @@ def curvature(c: float) -> float:
             "c must be a Python number, got a tensor; pass c=float(c) (the ops have no gradient "
             "with respect to the curvature)"
         )
+    if not isinstance(c, (float, int)) and not hasattr(c, "__float__"):
+        raise TypeError(f"c must be a number, got {type(c).__name__}")
     if not 0.0 < c < math.inf:
         raise ValueError(
             f"c must be positive and finite (the hyperboloid has curvature -c), got {c!r}"
@@ -31,18 +34,41 @@ def curvature(c: float) -> float:
     return float(c)
 
 
+def whole(op: str, name: str, value: int) -> None:
+    """Refuse what is not a whole number; its range is the op's to look at."""
+    if not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
+
+
 def rows(op: str, *, storage: bool = False, **tensors: Tensor) -> list[Tensor]:
     """The tensors broadcast to one shape (..., d+1), all of one device and dtype.
 
     storage: they are tangent vectors, which may be kept in 16 bits.
     """
-    found = list(tensors.items())
-    first_name, first = found[0]
     if _fit(tensors.values()):
         return list(tensors.values())
-    for name, tensor in found:
+    _check(op, storage, tensors)
+    first, *others = tensors.values()
+    if all(tensor.shape == first.shape for tensor in others):
+        return [first, *others]
+    try:
+        return list(torch.broadcast_tensors(first, *others))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"{op}: the shapes do not broadcast: {shapes}") from None
+
+
+def _check(op: str, storage: bool, tensors: dict[str, Tensor]) -> None:
+    """Refuse what are not rows of one width, dtype and device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.layout != torch.strided:
+            raise TypeError(
+                f"{op}: {name} must be a dense tensor, got {tensor.layout}; convert it with "
+                f".to_dense()"
+            )
         if tensor.dtype in STORAGE and not storage:
             raise TypeError(
                 f"{op}: {name} must be float32 or float64, got {tensor.dtype}. 16 bits cannot "
@@ -66,13 +92,6 @@ def rows(op: str, *, storage: bool = False, **tensors: Tensor) -> list[Tensor]:
                 f"{tuple(first.shape)} and {tuple(tensor.shape)}"
             )
         same_as(op, first_name, first, name, tensor)
-    if all(tensor.shape == first.shape for _, tensor in found):
-        return [tensor for _, tensor in found]
-    try:
-        return list(torch.broadcast_tensors(*(tensor for _, tensor in found)))
-    except RuntimeError:
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in found)
-        raise ValueError(f"{op}: the shapes do not broadcast: {shapes}") from None
 
 
 def _fit(tensors: Collection[Tensor]) -> bool:
@@ -86,6 +105,8 @@ def _fit(tensors: Collection[Tensor]) -> bool:
             if dtype not in DTYPES or not shape or shape[-1] < 2:
                 return False
         elif tensor.shape != shape or tensor.dtype != dtype or tensor.device != device:
+            return False
+        if tensor.layout != torch.strided:
             return False
     return True
 
@@ -107,11 +128,7 @@ def table(op: str, *, storage: bool = False, **tensors: Tensor) -> None:
     """Refuse what is not a floating point matrix (n, d+1)."""
     if _fit(tensors.values()) and all(tensor.dim() == 2 for tensor in tensors.values()):
         return
-    heads = {
-        name: tensor[:0] if isinstance(tensor, Tensor) and tensor.dim() else tensor
-        for name, tensor in tensors.items()
-    }
-    rows(op, storage=storage, **heads)
+    _check(op, storage, tensors)
     for name, tensor in tensors.items():
         if tensor.dim() != 2:
             raise ValueError(

@@ -83,6 +83,7 @@ def propagate(
         raise ValueError(
             f"propagate: x is on {x.device}, the graph on {graph.device}; use graph.to(x.device)"
         )
+    checks.whole("propagate", "num_layers", num_layers)
     if num_layers < 1:
         raise ValueError(f"propagate: num_layers must be at least 1, got {num_layers}")
     symmetric = _option("normalization", normalization, "row", "symmetric")

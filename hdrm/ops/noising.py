@@ -13,6 +13,8 @@ again. The time column of the result is 0.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,13 +50,19 @@ def directional_noise(
         gradient 0. In 16 bits each of the two parts is rounded, and so is their sum.
 
     Raises:
-        TypeError, ValueError: shapes, dtypes or devices do not fit, or c ≤ 0.
+        TypeError, ValueError: shapes, dtypes or devices do not fit, growth < 0 or c ≤ 0.
         RuntimeError: a step is not in 0 … T−1 (on the CPU; the reference raises an IndexError).
     """
     alpha_bar, root_c = _schedule("directional_noise", z0, t, alpha_bar, c)
+    if not 0 <= growth < math.inf:
+        raise ValueError(
+            f"directional_noise: growth must be at least 0 and finite, got {growth!r}"
+        )
     if statistics is None:
         mean, std = column_statistics(z0)
     else:
+        if isinstance(statistics, Tensor) or not all(isinstance(of, Tensor) for of in statistics):
+            raise TypeError("directional_noise: statistics must be two tensors, mean and std")
         mean, std = statistics
         wide = z0.new_empty(0, dtype=checks.arithmetic(z0.dtype))
         for name, value in (("mean", mean), ("std", std)):
@@ -106,6 +114,8 @@ def _schedule(op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, c: float) -> tu
     c = checks.curvature(c)
     checks.table(op, storage=True, z0=z0)
     checks.ids(op, "t", t, (z0.shape[0],), z0.device)
+    if not isinstance(alpha_bar, Tensor):
+        raise TypeError(f"{op}: alpha_bar must be a tensor, got {type(alpha_bar).__name__}")
     if alpha_bar.dim() != 1 or not alpha_bar.is_floating_point():
         raise ValueError(
             f"{op}: alpha_bar must be a floating point vector (T,), got {alpha_bar.dtype} of "

@@ -72,11 +72,18 @@ def topk(
     """
     c = checks.curvature(c)
     checks.table("topk", users=users, items=items)
+    checks.whole("topk", "k", k)
     if not 1 <= k <= items.shape[0]:
         raise ValueError(f"topk: k must be in 1 … {items.shape[0]} (items), got {k}")
     rowptr, col, offset = None, None, 0
     if exclude is not None:
-        _check_csr("topk", exclude, items.shape[0], users.device)
+        _check_csr("topk", exclude)
+        if exclude.num_cols != items.shape[0]:
+            raise ValueError(
+                f"topk: exclude has {exclude.num_cols} columns, but there are {items.shape[0]} items"
+            )
+        if exclude.device != users.device:
+            raise ValueError(f"topk: exclude must be on {users.device}, got {exclude.device}")
         if exclude.num_rows != users.shape[0]:
             raise ValueError(
                 f"topk: exclude must have one row per user, {users.shape[0]}, got "
@@ -109,7 +116,9 @@ def sample_negatives(
         ValueError: a user out of range, or one who has seen every item (the message names it). On
             a CUDA device, where raising would mean to wait for it, the draws of such a user are −1.
     """
+    _check_csr("sample_negatives", exclude)
     checks.ids("sample_negatives", "users", users, (-1,), exclude.device)
+    checks.whole("sample_negatives", "num", num)
     if num < 1:
         raise ValueError(f"sample_negatives: num must be at least 1, got {num}")
     seed = philox.seed_tensor(seed, users.device)
@@ -119,15 +128,11 @@ def sample_negatives(
     )  # fmt: skip
 
 
-def _check_csr(op: str, exclude: CSR, num_cols: int, device: torch.device) -> None:
+def _check_csr(op: str, exclude: CSR) -> None:
     if not isinstance(exclude, CSR):
-        raise TypeError(f"{op}: exclude must be a CSR, got {type(exclude).__name__}")
-    if exclude.num_cols != num_cols:
-        raise ValueError(
-            f"{op}: exclude has {exclude.num_cols} columns, but there are {num_cols} items"
+        raise TypeError(
+            f"{op}: exclude must be a CSR, got {type(exclude).__name__}; CSR.from_pairs builds one"
         )
-    if exclude.device != device:
-        raise ValueError(f"{op}: exclude must be on {device}, got {exclude.device}")
 
 
 def _margin_ranking(u: Tensor, pos: Tensor, neg: Tensor, margin: float, c: float) -> Tensor:

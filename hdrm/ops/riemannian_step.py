@@ -47,9 +47,13 @@ def riemannian_sgd_step_(
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit, x or the buffer is not
-            contiguous, c ≤ 0.
+            contiguous, there is momentum without a buffer, c ≤ 0.
     """
     c = checks.curvature(c)
+    if momentum and momentum_buffer is None:
+        raise ValueError(
+            f"riemannian_sgd_step_: momentum = {momentum} needs a momentum_buffer of x's shape"
+        )
     state = {} if momentum_buffer is None else {"momentum_buffer": momentum_buffer}
     _check("riemannian_sgd_step_", x, grad, state)
     backend.call(
@@ -84,7 +88,7 @@ def riemannian_adam_step_(
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit, a state is not contiguous,
-            c ≤ 0, step < 1.
+            c ≤ 0, step < 1, a β is not in [0, 1).
     """
     c = checks.curvature(c)
     _check("riemannian_adam_step_", x, grad, {"exp_avg": exp_avg})
@@ -96,6 +100,8 @@ def riemannian_adam_step_(
     checks.same_as("riemannian_adam_step_", "x", x, "exp_avg_sq", exp_avg_sq)
     if step < 1:
         raise ValueError(f"riemannian_adam_step_: step must be at least 1, got {step}")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"riemannian_adam_step_: betas must be in [0, 1), got {betas}")
     correction1, correction2 = 1 - betas[0] ** step, 1 - betas[1] ** step
     backend.call(
         "riemannian_adam_step_",
