@@ -282,7 +282,7 @@ def _checked(name: str, value):
         low, high, open_low = metadata["range"]
         if not (low < value if open_low else low <= value) or not value <= high:
             bound = f"{'above' if open_low else 'at least'} {low:g}"
-            bound += f" and at most {high:g}" if high < math.inf else ""
+            bound += f" and at most {high:.10g}" if high < math.inf else ""
             raise ValueError(f"{name} must be {bound}, got {value!r}")
         if value == math.inf:
             raise ValueError(f"{name} must be finite, got {value!r}")

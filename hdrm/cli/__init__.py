@@ -10,7 +10,7 @@ import click
 from . import data, graph, installation, runs, serving, training
 
 EPILOG = "The data sets, settings and files are described in README.md."
-ERRORS = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+ERRORS = (ValueError, TypeError, RuntimeError, ImportError)
 
 
 def main() -> None:
@@ -22,9 +22,17 @@ def main() -> None:
         _fail(error.format_message())
     except click.Abort:
         sys.exit(130)
+    except OSError as error:
+        _fail(_words(error))
     except ERRORS as error:
         _fail(str(error))
     sys.exit(code or 0)
+
+
+def _words(error: OSError) -> str:
+    """What the system says, without its number: "ids.txt: No such file or directory"."""
+    said = error.strerror or str(error)
+    return f"{error.filename}: {said}" if error.filename else said
 
 
 def _fail(message: str) -> None:

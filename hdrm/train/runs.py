@@ -97,9 +97,7 @@ def read_description(run: Path) -> tuple[dict, Config]:
     if not (run / DATASET_FILE).is_file():
         what = f"it holds no {DATASET_FILE}" if run.is_dir() else "there is no such folder"
         raise FileNotFoundError(f"{run} is not a run of `hdrm train`: {what}")
-    description, path = _read(run / DATASET_FILE), run / checkpoint.CONFIG_FILE
-    if not isinstance(description, dict) or not {"source", "fingerprint"} <= description.keys():
-        raise ValueError(f"{run / DATASET_FILE} is damaged: it names no source and fingerprint")
+    description, path = _description(run), run / checkpoint.CONFIG_FILE
     try:
         return description, Config.from_json(path.read_text())
     except (ValueError, TypeError) as error:
@@ -186,11 +184,11 @@ def load_encoder(model: HDRM, folder: Path, dataset: Dataset) -> None:
             of the encoder than the model's.
     """
     stored = checkpoint.read(folder)
-    fingerprint = _read(folder / DATASET_FILE).get("fingerprint")
+    fingerprint = _description(folder)["fingerprint"]
     if fingerprint != dataset.fingerprint():
         raise ValueError(
             f"the encoder of {folder} was trained on other data than {dataset.name}: its "
-            f"fingerprint is {str(fingerprint)[:12]}…, this one's {dataset.fingerprint()[:12]}…"
+            f"fingerprint is {fingerprint[:12]}…, this one's {dataset.fingerprint()[:12]}…"
         )
     for name in ("dim", "curvature", "layers", "users"):
         theirs, ours = getattr(stored.config, name), getattr(model.config, name)
@@ -215,9 +213,7 @@ class Run:
     def open(cls, folder: Path, device: str = "cpu") -> Run:
         """Raises as HDRM.load, and ValueError for a damaged description."""
         model = HDRM.load(folder, device=resolve_device(device))
-        description = _read(folder / DATASET_FILE)
-        labels = _read(folder / LABELS_FILE) if (folder / LABELS_FILE).exists() else {}
-        return cls(folder, model, description, labels)
+        return cls(folder, model, _description(folder), _labels(folder, model))
 
     def dataset(self) -> Dataset:
         """The data the run was trained on, read again.
@@ -311,7 +307,32 @@ def _json(value) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _read(path: Path) -> dict:
+def _description(run: Path) -> dict:
+    """dataset.json."""
+    path = run / DATASET_FILE
+    found = _read(path)
+    named = isinstance(found, dict) and [found.get(name) for name in ("source", "fingerprint")]
+    if not named or not all(isinstance(name, str) for name in named):
+        raise ValueError(f"{path} is damaged: it names no source and fingerprint")
+    return found
+
+
+def _labels(run: Path, model: HDRM) -> dict[str, list]:
+    """labels.json; empty where the ids are as they were."""
+    path = run / LABELS_FILE
+    if not path.exists():
+        return {}
+    found, counts = _read(path), {"users": model.num_users, "items": model.num_items}
+    fits = isinstance(found, dict) and all(
+        isinstance(of, list) and len(of) == counts.get(side) for side, of in found.items()
+    )
+    if not fits:
+        expected = " and ".join(f"{count} {side}" for side, count in counts.items())
+        raise ValueError(f"{path} is damaged: expected lists of {expected}")
+    return found
+
+
+def _read(path: Path):
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
