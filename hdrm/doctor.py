@@ -127,7 +127,7 @@ def _state(backend: str, known: str) -> str:
                 results = _sample("cuda" if on_gpu else "cpu")
             with ops.use_backend("reference"):
                 expected = _sample("cpu")
-    except Exception as error:  # of compilers, drivers, loaders: whatever it is, it is the finding
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         return f"fails: {type(error).__name__}: {' '.join(str(error).split())}"
     for name, value in results.items():
         error = float((value.cpu() - expected[name]).abs().max())

@@ -258,7 +258,11 @@ def test_a_mistake_is_one_line(folder, tmp_path, monkeypatch, capsys, files, arg
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("HDRM_BACKEND", "gpu", r"HDRM_BACKEND asks for the backend 'gpu'; there are:\s+reference:"),
+        (
+            "HDRM_BACKEND",
+            "gpu",
+            r"HDRM_BACKEND asks for the backend 'gpu'; there are:\s+reference:",
+        ),
         ("HDRM_KEPT_MEMORY", "lots", "HDRM_KEPT_MEMORY: expected an amount of memory such as 8GiB"),
     ],
 )

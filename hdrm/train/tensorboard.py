@@ -35,14 +35,15 @@ class TensorBoard(Observer):
             ) from None
         self._make, self._folder = SummaryWriter, Path(run) / FOLDER
         self._writer = None
-        self._step = 0
+        self._step = self._earlier = 0
 
     def stage(self, name: str, epochs: int, steps_per_epoch: int, examples: int) -> None:
         self.close()
-        self._name, self._step = name, 0
+        self._name = name
+        self._step = self._earlier = 0
 
     def resumed(self, steps: int, records: Sequence[dict]) -> None:
-        self._step = steps
+        self._step = self._earlier = steps
 
     def step(self, loss: float) -> None:
         self._step += 1
@@ -64,6 +65,6 @@ class TensorBoard(Observer):
     def _open(self, stage: str):
         """The stage's writer, made with its first event: before it there is no run folder."""
         if self._writer is None:
-            # TensorBoard leaves out what an earlier process wrote from this step on.
-            self._writer = self._make(str(self._folder / stage), purge_step=self._step)
+            # TensorBoard leaves out what another process wrote from this step on.
+            self._writer = self._make(str(self._folder / stage), purge_step=self._earlier + 1)
         return self._writer
