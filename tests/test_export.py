@@ -328,7 +328,7 @@ def test_search_leaves_out_what_was_seen_and_says_where_nothing_is_left():
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     make_model(dtype=torch.float32).save(tmp_path)
-    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "dataset.json").write_text(json.dumps({"source": "demo", "fingerprint": "0"}))
     names = {"users": [f"u{i}" for i in range(60)], "items": [f"i{i}" for i in range(40)]}
     (tmp_path / "labels.json").write_text(json.dumps(names))
 

@@ -45,7 +45,7 @@ class HDRM(nn.Module):
             ``tables_on``: with "host" the encoder's table stays on the CPU, wherever the model goes.
 
     Raises:
-        TypeError, ValueError: ``config`` is none, or a size is not a whole number from 1.
+        TypeError, ValueError: ``config`` is not a Config, or a size is not a whole number from 1.
 
     Weights are drawn from torch's generator. A model needs a graph of training interactions
     (:meth:`set_graph`) before it can encode or recommend. ``omega`` is ω; 0, the start, leaves the
