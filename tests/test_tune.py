@@ -21,7 +21,7 @@ from hdrm.data.splits import per_user
 from hdrm.train import Trainer, trainer, tune
 from hdrm.train.search_folder import Task, claimed
 from hdrm.train.space import search_space
-from hdrm.train.trainer import Diverged
+from hdrm.train.trainer import CRITERION, Diverged
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'hdrm[tune]'")
 
@@ -111,7 +111,7 @@ def test_a_search_finds_the_best_of_its_trials_and_stores_it(whole):
     best = json.loads((folder / "best.json").read_text())
     complete = [(value, settings) for settings, state, value in found if state == "complete"]
     value, settings = max(complete, key=lambda pair: pair[0])
-    assert (best["validation_ndcg@20"], best["settings"]) == (value, settings)
+    assert (best[f"validation_{CRITERION}"], best["settings"]) == (value, settings)
     assert best["config"] == json.loads(CONFIG.replace(**settings).to_json())
     values = [trial["value"] for trial in best["best"]]
     assert len(values) == 5 and values == sorted(values, reverse=True) and values[0] == value
@@ -125,7 +125,7 @@ def test_a_trial_is_what_a_training_with_its_settings_gives(dataset, tmp_path):
     ((settings, _, value),) = search(task, tmp_path / "study", 1)
     run = Trainer(dataset, config.replace(**settings), tmp_path / "run", source="tiny").fit().run
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    values = [line["ndcg@20"] for line in lines if line["stage"] == "encoder"]
+    values = [line[CRITERION] for line in lines if line["stage"] == "encoder"]
     assert value == max(values) > values[-1]
 
 
