@@ -354,7 +354,8 @@ def test_the_command_trains_the_best(run, tmp_path):
     assert code == 0 and out.count("\ntrial ") == 3
     best = json.loads((tmp_path / "runs" / "tune-tiny" / "best.json").read_text())
     (command,) = [line.strip() for line in out.splitlines() if line.startswith("  hdrm train")]
-    assert command == best["command"] and f"{best['validation_ndcg@20']:.4f}" in out
+    value = best[f"validation_{CRITERION}"]
+    assert command == best["command"] and f"{value:.4f}" in out
     program, name, *arguments = shlex.split(command)
     assert (program, name) == ("hdrm", "train")
     with training.train.make_context(name, arguments) as context:
