@@ -27,8 +27,8 @@ from torch import Tensor
 from hdrm import CSR, HDRM, BipartiteGraph
 from hdrm.config import PRESETS, Config
 from hdrm.train.average import Average
-from hdrm.train.plan import DIFFUSION, ENCODER, Sizes, plan
 from hdrm.train.pair_diffusion import PairDiffusionStage
+from hdrm.train.plan import DIFFUSION, ENCODER, Sizes, plan
 from hdrm.train.stages import DiffusionStage, EncoderStage
 
 GIB = 2**30
