@@ -338,7 +338,8 @@ def run(monkeypatch, capsys, tmp_path):
     write_npy(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    small = [f"--set={text}" for text in format_assignments(CONFIG, PRESETS["large"])]
+    changed = format_assignments(CONFIG, PRESETS["large"])
+    small = ["--preset", "large", *(f"--set={text}" for text in changed)]
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["hdrm", "tune", "tiny", *small, *args])
