@@ -3,6 +3,7 @@ a machine without a GPU.
 """
 
 import os
+import sys
 
 import pytest
 import torch
@@ -21,6 +22,23 @@ def nan_in_fresh_memory():
     yield
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs ``hdrm ARGS`` in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*args):
+        from hdrm import cli
+
+        monkeypatch.setattr(sys, "argv", ["hdrm", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return call
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -6,13 +6,11 @@ import builtins
 import gzip
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from hdrm import cli
 from hdrm.config import Config
 from hdrm.data import Dataset
 from hdrm.data.splits import per_user
@@ -266,22 +264,7 @@ def test_a_failed_training_leaves_neither_events_nor_a_profile(dataset, tmp_path
     assert not run.exists()
 
 
-@pytest.fixture
-def run_cli(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["hdrm", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
-
-
-def test_the_command_logs_profiles_and_goes_on(run_cli, tmp_path, monkeypatch, dataset):
+def test_the_command_logs_profiles_and_goes_on(command, tmp_path, monkeypatch, dataset):
     pytest.importorskip("tensorboard")
     (tmp_path / "tiny").mkdir()
     for name in ("train", "valid", "test"):
@@ -292,10 +275,10 @@ def test_the_command_logs_profiles_and_goes_on(run_cli, tmp_path, monkeypatch, d
     with monkeypatch.context() as patch:
         told = Notes(stop_at=9)
         patch.setattr(Bars, "step", lambda self, loss: told.step(loss))
-        code, out, _ = run_cli("train", "tiny", "--out", "kept", "--log", "tensorboard", *settings)
+        code, out, _ = command("train", "tiny", "--out", "kept", "--log", "tensorboard", *settings)
     assert code == 130 and "to go on: hdrm train --resume kept" in out
     before = scalars(tmp_path / "kept", "encoder")["loss"]
-    code, out, _ = run_cli("train", "--resume", "kept", "--profile")
+    code, out, _ = command("train", "--resume", "kept", "--profile")
     assert code == 0 and "diffusion: where the time goes" in out and "hdrm::" in out
     losses = scalars(tmp_path / "kept", "encoder")["loss"]
     assert before == losses[: len(before)] and len(losses) > len(before) > 0

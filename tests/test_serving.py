@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import numpy as np
 import polars as pl
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 import hdrm
-from hdrm import CSR, BipartiteGraph, cli, ops
+from hdrm import CSR, BipartiteGraph, ops
 from hdrm.config import Config
 from hdrm.data import Dataset
 from hdrm.export import write_lists
@@ -233,22 +232,6 @@ def run(tmp_path_factory) -> runs.Run:
     config = CONFIG.replace(encoder_epochs=2, diffusion_epochs=0, encoder_batch=200)
     Trainer(data, config, folder, source="demo").fit()
     return runs.Run.open(folder)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
-    """Runs ``hdrm ARGS`` in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["hdrm", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
 
 
 def expected_rows(run, users, k):
