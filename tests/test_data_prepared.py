@@ -7,7 +7,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import QUICK, interactions, run  # noqa: F401
+from test_cli import QUICK, interactions
 from test_data_loading import pairs, pairs_of, rows_of, write_lists
 from test_movielens import archive_of, core_splits
 
@@ -218,22 +218,22 @@ def test_damaged_labels(tmp_path, text, message):
         load(folder)
 
 
-def test_prepare_train_and_recommend(run, tmp_path):  # noqa: F811
+def test_prepare_train_and_recommend(command, tmp_path):
     write_log(tmp_path / "log.csv")
     options = ("--min-rating", "2", "--k-core", "3", "--split", "leave-one-out", "-o", "loans")
-    code, out, err = run("data", "log.csv", *options)
+    code, out, err = command("data", "log.csv", *options)
     assert code == 0, err
     assert "leave" not in err and "rated below 2" in out and "written: loans" in out
-    assert run("train", "loans", "--out", "kept", *QUICK)[0] == 0
-    code, out, _ = run("recommend", "kept", "--user", "reader 7", "-k", "3")
+    assert command("train", "loans", "--out", "kept", *QUICK)[0] == 0
+    code, out, _ = command("recommend", "kept", "--user", "reader 7", "-k", "3")
     assert code == 0 and out.count("book ") == 3
-    code, _, err = run("data", "log.csv", "-o", "loans")
+    code, _, err = command("data", "log.csv", "-o", "loans")
     assert code == 2 and "loans is not empty" in err
 
 
-def test_data_of_an_archive(run, tmp_path):  # noqa: F811
+def test_data_of_an_archive(command, tmp_path):
     archive_of(tmp_path / "ml-1m.zip", core_splits())
-    code, out, _ = run("data", "ml-1m", "--from", "ml-1m.zip", "-o", "ml-1m_clean")
+    code, out, _ = command("data", "ml-1m", "--from", "ml-1m.zip", "-o", "ml-1m_clean")
     assert code == 0 and "rated below 4" in out and "outside the 10-core" in out
     names = sorted(path.name for path in (tmp_path / "ml-1m_clean").iterdir())
     assert names == ["dataset.json", "labels.json", "test_list.npy", "titles.csv",
@@ -241,17 +241,17 @@ def test_data_of_an_archive(run, tmp_path):  # noqa: F811
     data = load(tmp_path / "ml-1m_clean")
     for name, expected in core_splits().items():
         assert data.splits[name].nnz == len(expected)
-    code, _, err = run("data", "ml-20m", "--from", "ml-1m.zip")
+    code, _, err = command("data", "ml-20m", "--from", "ml-1m.zip")
     assert code == 2 and "expected ml-20m/ratings.csv" in err and err.count("\n") == 1
 
 
-def test_data_prints_a_summary(run):  # noqa: F811
-    code, out, _ = run("data", "demo")
+def test_data_prints_a_summary(command):
+    code, out, _ = command("data", "demo")
     assert code == 0
     for words in ("2,000 users × 1,500 items", "density", "2.000%", "Gini", "α = ", "δ_rel",
                   "measure it"):  # fmt: skip
         assert words in out
-    code, _, err = run("data", "demo", "--k-core", "5")
+    code, _, err = command("data", "demo", "--k-core", "5")
     assert code == 2 and "k_core cannot be applied" in err and err.count("\n") == 1
 
 
