@@ -60,8 +60,11 @@ class _RiemannianOptimizer(torch.optim.Optimizer):
                 f"cannot be updated in place; build it from data.contiguous()"
             )
 
+    # A table's step is one kernel already; and what dynamo traces of a ManifoldParameter is a plain
+    # Parameter, on which a Euclidean step would be made.
+    @torch.compiler.disable(reason="a step of hdrm.optim is one fused kernel and is not compiled")
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step on every parameter that has a gradient.
+        """One step on every parameter that has a gradient. Inside torch.compile it breaks the graph.
 
         Args:
             closure: computes the loss anew and its gradients; its result is returned.

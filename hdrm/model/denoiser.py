@@ -42,6 +42,8 @@ class Mask(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.kept == 2**16:
             return x
+        if torch.compiler.is_compiling():  # which cannot trace random_ of a range
+            return x * (torch.rand_like(x) < self.kept / 2**16)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
         bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
         return x * (bits < self.kept - 2**15)

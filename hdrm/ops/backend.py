@@ -23,13 +23,12 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import native
-from . import checks, radial
+from . import checks, derivatives, radial
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 
@@ -148,22 +147,17 @@ def call(name: str, *args):
                 f"{arg.device}; move it to {_devices[0]!r} or leave the choice automatic"
             )
     namespace = _NAMESPACES.get(_forced, "hdrm")
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling():
         return getattr(getattr(torch.ops, namespace), name)(*args)
     eager = _EAGER[namespace, name]
-    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args):
+    if torch._C._are_functorch_transforms_active():
+        return eager.transformed(*args)
+    if derivatives.asked(args):
         return eager.with_gradient(*args)
     return eager.without(*args)
 
 
-class _Eager(NamedTuple):
-    """The two ways to call an op in eager mode."""
-
-    with_gradient: Callable
-    without: Callable
-
-
-_EAGER: dict[tuple[str, str], _Eager] = {}  # by namespace and op
+_EAGER: dict[tuple[str, str], derivatives.Eager] = {}  # by namespace and op
 
 
 def _fallback(name: str, reference: Callable) -> Callable:
@@ -229,6 +223,7 @@ def define(
     fake: Callable,
     differentiable: Sequence[int] = (),
     widen: bool = True,
+    rowwise: bool = False,
 ) -> None:
     """Declare an op: schema, reference, fake and, if it has one, its gradient.
 
@@ -244,6 +239,7 @@ def define(
             Compiled backends register the op and its backward under these names.
         widen: the reference computes in float64, whatever the dtypes of the arguments, and its
             results are rounded once to the fake's. An oracle should not need tolerances.
+        rowwise: all tensors have one shape (..., d+1) and rows do not meet.
     """
     module = reference.__module__
     _declare(name, module, schema, reference, fake, widen)
@@ -278,8 +274,11 @@ def define(
     _declare(
         f"{name}_backward", module, backward_schema, backward_reference, backward_fake, widen
     )
-    for namespace in _LIBRARIES:
-        _EAGER[namespace, name] = _register_gradient(namespace, name, differentiable)
+    for namespace, library in _LIBRARIES.items():
+        _EAGER[namespace, name] = derivatives.register(library, namespace, name, differentiable)
+        if rowwise:
+            derivatives.register_rowwise_vmap(library, name)
+            derivatives.register_rowwise_vmap(library, f"{name}_backward")
 
 
 def _declare(
@@ -309,49 +308,12 @@ def _declare(
         if kernel:
             library.impl(name, kernel, "CompositeExplicitAutograd")
         torch.library.register_fake(f"{namespace}::{name}", fake, lib=library)
+        if mutated:
+            derivatives.refuse_vmap(library, name)
         packet = getattr(getattr(torch.ops, namespace), name)
-        _EAGER[namespace, name] = _Eager(packet.default, packet.default)
+        _EAGER[namespace, name] = derivatives.Eager(packet.default, packet.default, packet.default)
     if _TRITON and not _has_kernel(f"hdrm::{name}", "CUDA"):
         _LIBRARIES["hdrm"].impl(name, triton, "CUDA")
-
-
-def _register_gradient(namespace: str, name: str, differentiable: Sequence[int]) -> _Eager:
-    operations = getattr(torch.ops, namespace)
-    forward, backward_op = (getattr(operations, op).default for op in (name, f"{name}_backward"))
-
-    def below_autograd(*args):
-        with torch._C._AutoDispatchBelowAutograd():
-            return forward(*args)
-
-    def setup_context(ctx, inputs, output):
-        ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
-        ctx.constants = [value for value in inputs if not isinstance(value, Tensor)]
-
-    def backward(ctx, *grads):
-        tensors, constants = iter(ctx.saved_tensors), iter(ctx.constants)
-        inputs = [next(tensors if is_tensor else constants) for is_tensor in ctx.is_tensor]
-        found = backward_op(*grads, *inputs)
-        gradients: list[Tensor | None] = [None] * len(inputs)
-        for i, gradient in zip(differentiable, found if isinstance(found, tuple) else (found,)):
-            gradients[i] = gradient
-        return tuple(gradients)
-
-    torch.library.register_autograd(
-        f"{namespace}::{name}",
-        backward,
-        setup_context=setup_context,
-        lib=_LIBRARIES[namespace],
-    )
-
-    def forward_in_eager(ctx, *args):  # a setup_context of its own would take twice the time
-        output = below_autograd(*args)
-        setup_context(ctx, args, output)
-        return output
-
-    methods = {"forward": staticmethod(forward_in_eager), "backward": staticmethod(backward)}
-    function = type(name, (torch.autograd.Function,), methods)
-    return _Eager(function.apply, below_autograd)
 
 
 if not _COMPILED:

@@ -127,6 +127,7 @@ for _name, _reference in (("distance", _distance), ("sqdist", _sqdist)):
         reference=_reference,
         fake=_fake,
         differentiable=(0, 1),
+        rowwise=True,
     )
 backend.define(
     "sqdist0",
@@ -134,4 +135,5 @@ backend.define(
     reference=_sqdist0,
     fake=_fake,
     differentiable=(0, 1),
+    rowwise=True,
 )

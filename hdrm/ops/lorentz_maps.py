@@ -176,4 +176,5 @@ for _name, _reference, _arguments in (
         reference=_reference,
         fake=_fake,
         differentiable=range(len(_arguments)),
+        rowwise=True,
     )

@@ -197,6 +197,7 @@ backend.define(
     reference=_margin_ranking,
     fake=lambda u, *rest: u.new_empty(u.shape[:-1], dtype=checks.arithmetic(u.dtype)),
     differentiable=(0, 1, 2),
+    rowwise=True,
 )
 backend.define(
     "topk",
