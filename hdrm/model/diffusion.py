@@ -120,6 +120,7 @@ class Diffusion(nn.Module):
             "mean_zt": np.sqrt(1 - beta) * (1 - previous) / (1 - alpha_bar),
             "variance": beta * (1 - previous) / (1 - alpha_bar),
         }
+        self._tables = tables
         for name, table in tables.items():
             # Recomputed from the configuration, so not part of a checkpoint.
             self.register_buffer(name, torch.from_numpy(table), persistent=False)
@@ -148,6 +149,13 @@ class Diffusion(nn.Module):
             growth=config.growth,
             c=config.curvature,
         )
+
+    def _apply(self, fn, recurse=True):
+        """As nn.Module for .to(device) and to_empty; the tables stay float64."""
+        super()._apply(fn, recurse)
+        for name, table in self._tables.items():
+            setattr(self, name, torch.from_numpy(table).to(getattr(self, name).device))
+        return self
 
     def add_noise(
         self,

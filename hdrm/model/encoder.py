@@ -103,10 +103,35 @@ class Encoder(nn.Module):
         return h
 
     def _apply(self, fn, recurse=True):
-        """As nn.Module for .to(device) and kin; a table on the host follows in dtype only."""
-        if not self.on_host:
-            return super()._apply(fn, recurse)
-        return super()._apply(lambda t: t.to(fn(t.new_empty(0)).dtype), recurse)
+        """As nn.Module for .to(device) and kin; a table on the host follows in dtype only.
+
+        Raises:
+            TypeError: to 16 bits, which cannot hold a point.
+        """
+        dtype = fn(self.table.new_empty(0)).dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"the encoder's points must stay float32 or float64, got {dtype}; "
+                f"work_tables = bfloat16 halves the tables between rounds, and torch.autocast runs "
+                f"the denoisers in 16 bits"
+            )
+        super()._apply((lambda t: t.to(dtype)) if self.on_host else fn, recurse)
+        self._keep_manifold()
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._keep_manifold()
+
+    def _keep_manifold(self) -> None:
+        """to_empty and load_state_dict(assign=True) put a plain parameter in the table's place."""
+        table = self.table
+        lost = not isinstance(table, geoopt.ManifoldParameter) or table.manifold.k.is_meta
+        if lost and not table.is_meta:
+            manifold = Lorentz(1 / self.c)
+            self.table = geoopt.ManifoldParameter(
+                table.detach(), manifold=manifold, requires_grad=table.requires_grad
+            )
 
 
 def blocks(table: Tensor) -> Iterator[slice]:

@@ -147,8 +147,11 @@ class HDRM(nn.Module):
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, *args, **kwargs):
-        """As nn.Module for .to(device) and kin; the graph follows."""
+        """As nn.Module for .to(device) and kin; the graph follows, and ω stays float64."""
+        omega = self.omega
         super()._apply(*args, **kwargs)
+        if self.omega.dtype != omega.dtype:
+            self.omega = omega.to(self.omega.device)
         self._forget()
         if self._graph is not None:
             self._graph = self._graph.to(self.omega.device)

@@ -45,7 +45,8 @@ def unseen_softmax_loss(
     """
     if weights is None:
         weights = users.new_ones(len(users))
-    return _UnseenSoftmax.apply(users, items, *positives, *seen, weights, 2 / temperature, c)
+    with torch.autocast(users.device.type, enabled=False):  # 16 bits cannot hold a point
+        return _UnseenSoftmax.apply(users, items, *positives, *seen, weights, 2 / temperature, c)
 
 
 class _UnseenSoftmax(torch.autograd.Function):
