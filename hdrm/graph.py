@@ -97,6 +97,17 @@ class CSR:
         col = (order % max(num_cols, 1)).astype(np.int32)
         return cls(torch.from_numpy(rowptr), torch.from_numpy(col), num_cols)
 
+    @classmethod
+    def trusted(cls, rowptr: Tensor, col: Tensor, num_cols: int, offset: int = 0) -> CSR:
+        """The matrix of arrays that are known to be one: no value is looked at.
+
+        So a GPU is not waited for, and torch.export can trace what follows.
+        """
+        csr = object.__new__(cls)
+        for name, value in zip(("rowptr", "col", "num_cols", "offset"), (rowptr, col, num_cols, offset)):
+            object.__setattr__(csr, name, value)
+        return csr
+
     @property
     def num_rows(self) -> int:
         return self.rowptr.numel() - 1
@@ -125,7 +136,7 @@ class CSR:
         torch.cumsum(length, 0, out=rowptr[1:])
         shift = torch.repeat_interleave(start - rowptr[:-1], length)
         entries = torch.arange(shift.numel(), device=self.device) + shift
-        return CSR(rowptr, self.col[entries], self.num_cols, self.offset)
+        return CSR.trusted(rowptr, self.col[entries], self.num_cols, self.offset)
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """rows, cols of all entries in order, int64: what from_pairs makes this matrix of."""

@@ -125,12 +125,12 @@ class Encoder(nn.Module):
 
     def _keep_manifold(self) -> None:
         """to_empty and load_state_dict(assign=True) put a plain parameter in the table's place."""
-        table = self.table
-        lost = not isinstance(table, geoopt.ManifoldParameter) or table.manifold.k.is_meta
-        if lost and not table.is_meta:
-            manifold = Lorentz(1 / self.c)
+        table = self._parameters.get("table")
+        if table is None or table.is_meta:  # parametrized, or nothing yet
+            return
+        if not isinstance(table, geoopt.ManifoldParameter) or table.manifold.k.is_meta:
             self.table = geoopt.ManifoldParameter(
-                table.detach(), manifold=manifold, requires_grad=table.requires_grad
+                table.detach(), manifold=Lorentz(1 / self.c), requires_grad=table.requires_grad
             )
 
 

@@ -31,6 +31,7 @@ from . import checkpoint, serving, slices
 from .denoiser import Denoiser
 from .diffusion import Diffusion
 from .encoder import Encoder
+from .exportable import Exportable
 
 DENOISERS = ("user", "history")
 BLOCK = 2**14  # users whose reverse process runs at a time: bounds memory
@@ -287,6 +288,24 @@ class HDRM(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Ids and distances (B, k) of the k items nearest to each of ``items``, without itself."""
         return serving.similar_items(self, items, k)
+
+    def exportable(self, k: int = 20) -> Exportable:
+        """:meth:`recommend` as a module of points and training items, which torch.export takes::
+
+            batch = torch.export.Dim("batch")
+            program = torch.export.export(
+                model.exportable(k=10), (torch.tensor([7, 8]),), dynamic_shapes=({0: batch},)
+            )
+            torch.export.save(program, "recommender.pt2")
+
+        Where the program is loaded, hdrm has to be imported: it has the kernels. Training the model
+        does not change the module.
+
+        Raises:
+            ValueError: k out of range.
+            RuntimeError: no graph was set, or the model is in training mode.
+        """
+        return Exportable(self, k)
 
     # Storage
 

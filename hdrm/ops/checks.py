@@ -94,17 +94,20 @@ def _check(op: str, storage: bool, tensors: dict[str, Tensor]) -> None:
         same_as(op, first_name, first, name, tensor)
 
 
-def _fit(tensors: Collection[Tensor]) -> bool:
-    """Whether these are rows that need no second look: calls with small tables wait for this."""
+def _fit(tensors: Collection[Tensor], leading: int = 0) -> bool:
+    """Whether these are rows that need no second look: calls with small tables wait for this.
+
+    ``leading``: dimensions that are not compared; a compiled graph is for any sizes of them.
+    """
     shape = dtype = device = None
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
             return False
         if shape is None:
-            shape, dtype, device = tensor.shape, tensor.dtype, tensor.device
+            shape, dtype, device = tensor.shape[leading:], tensor.dtype, tensor.device
             if dtype not in DTYPES or not shape or shape[-1] < 2:
                 return False
-        elif tensor.shape != shape or tensor.dtype != dtype or tensor.device != device:
+        elif tensor.shape[leading:] != shape or tensor.dtype != dtype or tensor.device != device:
             return False
         if tensor.layout != torch.strided:
             return False
@@ -126,7 +129,7 @@ def same_as(op: str, first_name: str, first: Tensor, name: str, tensor: Tensor) 
 
 def table(op: str, *, storage: bool = False, **tensors: Tensor) -> None:
     """Refuse what is not a floating point matrix (n, d+1)."""
-    if _fit(tensors.values()) and all(tensor.dim() == 2 for tensor in tensors.values()):
+    if _fit(tensors.values(), 1) and all(tensor.dim() == 2 for tensor in tensors.values()):
         return
     _check(op, storage, tensors)
     for name, tensor in tensors.items():
