@@ -26,7 +26,8 @@ class Search:
     asked: bool = False
 
 
-_ENCODER, _DIFFUSION = {"encoder": {}}, {"diffusion": {}}
+_ENCODER: dict[str, dict[str, str]] = {"encoder": {}}
+_DIFFUSION: dict[str, dict[str, str]] = {"diffusion": {}}
 _HINGE = {"encoder": {"loss": "hinge"}}
 _HINGE_OF_DIFFUSION = {"diffusion": {"loss": "hinge"}}
 _SOFTMAX = {"encoder": {"loss": "softmax"}, "diffusion": {"loss": "softmax"}}
@@ -247,6 +248,7 @@ def _parse(key: str, text: str):
     words = {"true": True, "false": False, "none": None, "null": None}
     if kind is str:
         return text
+    value: object
     if text.lower() in words:
         value = words[text.lower()]
     elif kind == tuple[int, ...]:

@@ -267,8 +267,8 @@ class BipartiteGraph:
                 f"the graph has {num_users + num_items:,} nodes, more than int32 columns number"
             )
         collapse = duplicates == "collapse"
-        rowptr, col = _adjacency(users, items, num_users, num_items, collapse)
-        rowptr, col = torch.from_numpy(rowptr), torch.from_numpy(col)
+        arrays = _adjacency(users, items, num_users, num_items, collapse)
+        rowptr, col = map(torch.from_numpy, arrays)
         if collapse:
             return cls.from_adjacency(rowptr, col, num_users, num_items)
         user_items = CSR.from_pairs(users, items, num_users, num_items)

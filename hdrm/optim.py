@@ -16,6 +16,7 @@ Source: Bécigneul, Ganea, *Riemannian adaptive optimization methods*, ICLR 2019
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import geoopt
 import torch
@@ -49,10 +50,11 @@ class _RiemannianOptimizer(torch.optim.Optimizer):
     def _check_parameter(self, parameter: Tensor) -> None:
         if _is_euclidean(parameter):
             return
-        if not isinstance(parameter.manifold, geoopt.Lorentz):
+        manifold = getattr(parameter, "manifold", None)
+        if not isinstance(manifold, geoopt.Lorentz):
             raise ValueError(
                 f"hdrm.optim.{type(self).__name__} steps on Lorentz and Euclidean parameters, got "
-                f"one on {parameter.manifold}; use geoopt.optim.{type(self).__name__} for it"
+                f"one on {manifold}; use geoopt.optim.{type(self).__name__} for it"
             )
         if not parameter.is_contiguous():
             raise ValueError(
@@ -155,7 +157,7 @@ class RiemannianSGD(_RiemannianOptimizer):
         buffers = [self.state[p].get("momentum_buffer") for p in parameters]
         sgd(
             parameters,
-            [p.grad for p in parameters],
+            [_gradient(p) for p in parameters],
             buffers,
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
@@ -170,7 +172,7 @@ class RiemannianSGD(_RiemannianOptimizer):
 
     def _step_lorentz(self, parameter: Tensor, c: float, group: dict) -> None:
         x = _table(parameter)
-        gradient = parameter.grad.reshape(x.shape)
+        gradient = _gradient(parameter).reshape(x.shape)
         buffer = None
         if group["momentum"]:
             state = self.state[parameter]
@@ -255,7 +257,7 @@ class RiemannianAdam(_RiemannianOptimizer):
         states = [self.state[parameter] for parameter in parameters]
         adam(
             parameters,
-            [p.grad for p in parameters],
+            [_gradient(p) for p in parameters],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -279,7 +281,7 @@ class RiemannianAdam(_RiemannianOptimizer):
         x = _table(parameter)
         ops.riemannian_adam_step_(
             x,
-            parameter.grad.reshape(x.shape),
+            _gradient(parameter).reshape(x.shape),
             _table(state["exp_avg"]),
             _table(state["exp_avg_sq"]),
             step=state["step"],
@@ -295,6 +297,11 @@ def _is_euclidean(parameter: Tensor) -> bool:
     return not isinstance(parameter, geoopt.ManifoldTensor) or isinstance(
         parameter.manifold, geoopt.Euclidean
     )
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    """Of a parameter that has one."""
+    return cast(Tensor, parameter.grad)
 
 
 def _curvature(manifold: geoopt.Lorentz) -> float:

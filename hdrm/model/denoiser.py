@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class Mask(nn.Module):
         return x * (bits < self.kept - 2**15)
 
 
-ACTIVATIONS = {"tanh": InPlaceTanh, "relu": partial(nn.ReLU, inplace=True)}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": InPlaceTanh, "relu": partial(nn.ReLU, inplace=True)}
 
 
 class Denoiser(nn.Module):
@@ -87,8 +88,13 @@ class Denoiser(nn.Module):
                 nn.init.xavier_normal_(layer.weight)
                 nn.init.normal_(layer.bias, 0.0, 0.001)
         if from_zero:
-            nn.init.zeros_(self.layers[-1].weight)
-            nn.init.zeros_(self.layers[-1].bias)
+            last = self._ends()[1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def _ends(self) -> tuple[nn.Linear, nn.Linear]:
+        """The first and the last layer."""
+        return cast(nn.Linear, self.layers[0]), cast(nn.Linear, self.layers[-1])
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Tangent vectors (B, dim) from z_t (B, dim), t int64 (B,) or (1,), condition (B, dim).
@@ -102,7 +108,7 @@ class Denoiser(nn.Module):
 
     def prepare(self, condition: Tensor) -> Tensor:
         """What :meth:`denoise` needs of the condition (B, dim)."""
-        first = self.layers[0]
+        first = self._ends()[0]
         return F.linear(condition, first.weight[:, -condition.shape[1] :], first.bias)
 
     def denoise(self, z_t: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
@@ -116,7 +122,7 @@ class Denoiser(nn.Module):
         return out
 
     def _rows(self, z_t: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
-        first, last, dim = self.layers[0], self.layers[-1], z_t.shape[1]
+        (first, last), dim = self._ends(), z_t.shape[1]
         time = self.time(time_embedding(t, TIME_WIDTH).to(z_t.dtype))
         h = prepared + F.linear(time, first.weight[:, dim : dim + TIME_WIDTH])
         h = torch.addmm(h, self.mask(z_t), first.weight[:, :dim].T, alpha=self.mask.scale)

@@ -94,7 +94,11 @@ class Diffusion(nn.Module):
     A schedule whose reverse steps do nothing is warned of.
     """
 
+    beta: Tensor
     alpha_bar: Tensor
+    mean_x0: Tensor
+    mean_zt: Tensor
+    variance: Tensor
 
     def __init__(
         self,

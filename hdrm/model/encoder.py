@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import geoopt
 import torch
@@ -66,11 +67,11 @@ class Encoder(nn.Module):
         """
         if self.on_host:
             return self._streamed(graph)
-        options = {"c": self.c, "work_dtype": self.work_dtype}
+        propagate = partial(ops.propagate, c=self.c, work_dtype=self.work_dtype)
         if not self.at_origin:
-            return ops.propagate(self.table, graph, self.num_layers, **options)
+            return propagate(self.table, graph, self.num_layers)
         h0 = F.pad(ops.logmap0(self.table, c=self.c), (0, 0, self.at_origin, 0))
-        return h0 + ops.propagate(h0, graph, self.num_layers, space="tangent", **options)
+        return h0 + propagate(h0, graph, self.num_layers, space="tangent")
 
     @torch.no_grad()
     def item_rounds(self, graph: BipartiteGraph) -> Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -217,7 +218,7 @@ class HDRM(nn.Module):
     def _reverse(self, name: str, z0: Tensor, known: Tensor, first: int) -> Tensor:
         """The reverse process of a denoiser on a block of users, of whom ``first`` is the first."""
         diffusion, config, statistics = self.diffusion, self.config, self.statistics(name)
-        denoiser = self.denoisers[name]
+        denoiser = cast(Denoiser, self.denoisers[name])
         prepared = denoiser.prepare(known)
         seed = derive_seed("inference", name, config.seed, first) if config.sampling_noise else None
         z = diffusion.start(z0, config.sampling_steps, statistics, seed=seed)
@@ -233,7 +234,7 @@ class HDRM(nn.Module):
     def mix(self, h: Tensor, z: Tensor | None, omega: float) -> tuple[Tensor, Tensor]:
         """Points of users (U, dim) and items (I, dim) with ω; z is not needed for ω = 0."""
         users, items = h[: self.num_users], h[self.num_users :]
-        if omega:
+        if omega and z is not None:
             users = torch.lerp(users, z, omega)
         c = self.config.curvature
         return ops.expmap0(users, c=c), ops.expmap0(items, c=c)

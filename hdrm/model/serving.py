@@ -158,19 +158,21 @@ def _histories(model: HDRM, items: Sequence[Sequence[int]] | CSR) -> CSR:
     return CSR.from_pairs(rows, cols, len(lengths), model.num_items).to(device)
 
 
-def _ids(name: str, ids: int | Sequence[int] | Tensor, size: int, device: torch.device) -> Tensor:
+def _ids(
+    name: str, ids: int | Sequence[int] | np.ndarray | Tensor, size: int, device: torch.device
+) -> Tensor:
     """int64 ids (B,) on a device, each in 0 … size−1."""
     try:
-        ids = torch.atleast_1d(torch.as_tensor(ids, device=device))
+        found = torch.atleast_1d(torch.as_tensor(ids, device=device))
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be integer ids, got {type(ids).__name__}") from None
-    if ids.dim() != 1 or ids.is_floating_point() or ids.dtype == torch.bool:
+    if found.dim() != 1 or found.is_floating_point() or found.dtype == torch.bool:
         raise TypeError(
-            f"{name} must be one-dimensional integer ids, got {ids.dtype} of shape "
-            f"{tuple(ids.shape)}"
+            f"{name} must be one-dimensional integer ids, got {found.dtype} of shape "
+            f"{tuple(found.shape)}"
         )
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < size:
         raise ValueError(
-            f"{name} must be in 0 … {size - 1}, got {int(ids.min())} … {int(ids.max())}"
+            f"{name} must be in 0 … {size - 1}, got {int(found.min())} … {int(found.max())}"
         )
-    return ids.long()
+    return found.long()

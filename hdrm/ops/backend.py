@@ -80,10 +80,11 @@ def _cuda_devices() -> tuple[str, ...]:
 
 
 def _why_no_cuda() -> str:
-    if not _COMPILED:
+    module = native.load()
+    if module is None:
         return native.error() or "the compiled module is missing"
     if not _has_kernel("hdrm_cuda::expmap0", "CUDA"):
-        return native.load().build_report()["cuda"]
+        return module.build_report()["cuda"]
     return "there is no CUDA device"
 
 
@@ -146,7 +147,7 @@ def call(name: str, *args):
                 f"hdrm.ops.{name}: the backend {_forced!r} was chosen, but a tensor is on "
                 f"{arg.device}; move it to {_devices[0]!r} or leave the choice automatic"
             )
-    namespace = _NAMESPACES.get(_forced, "hdrm")
+    namespace = _NAMESPACES.get(_forced or "", "hdrm")
     if torch.compiler.is_compiling():
         return getattr(getattr(torch.ops, namespace), name)(*args)
     eager = _EAGER[namespace, name]

@@ -53,7 +53,7 @@ def register(
         tensors, constants = iter(ctx.saved_tensors), iter(ctx.constants)
         inputs = [next(tensors if is_tensor else constants) for is_tensor in ctx.is_tensor]
         found = differentiate(*grads, *inputs)
-        gradients: list[Tensor | None] = [None] * len(inputs)
+        gradients = [None] * len(inputs)
         for i, gradient in zip(differentiable, found if isinstance(found, tuple) else (found,)):
             gradients[i] = gradient
         return tuple(gradients)

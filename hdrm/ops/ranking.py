@@ -153,7 +153,7 @@ def _topk(
     for b, user in enumerate(users):
         # In float64, then rounded: what ties is decided in the dtype that is returned.
         row = _distance(user.double().expand_as(items), items.double(), c).to(users.dtype)
-        if rowptr is not None:
+        if rowptr is not None and col is not None:
             row[col[rowptr[b] : rowptr[b + 1]].long() - offset] = torch.inf
         row, order = torch.sort(row, stable=True)
         distances[b], index[b] = row[:k], torch.where(row[:k] < torch.inf, order[:k], -1)

@@ -111,7 +111,7 @@ def riemannian_adam_step_(
 
 
 def _check(op: str, x: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:
-    checks.table(op, x=x, grad=grad, **state)
+    checks.table(op, storage=False, x=x, grad=grad, **state)
     for name, tensor in {"grad": grad, **state}.items():
         if tensor.shape != x.shape:
             raise ValueError(
