@@ -116,7 +116,10 @@ def read(run: str | os.PathLike[str]) -> Stored:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+                raise ValueError(
+                    f"its format is {metadata.get('format')!r}, expected {FORMAT!r}; update hdrm if "
+                    f"that is a later one, or train again"
+                )
             weights = {name: file.get_tensor(name) for name in file.keys()}
         num_users, num_items = int(metadata["num_users"]), int(metadata["num_items"])
         adjacency = weights.pop("graph.rowptr"), weights.pop("graph.col")
