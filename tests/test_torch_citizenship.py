@@ -430,6 +430,7 @@ def test_a_cast_model_can_be_stored_again(tmp_path):
 
 def fill_to_empty(model: HDRM, weights) -> None:
     model.to_empty(device="cpu")
+    assert isinstance(model.encoder.table.manifold, Lorentz)  # whoever fills the table by hand too
     model.load_state_dict(weights)
 
 

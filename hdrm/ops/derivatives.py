@@ -38,7 +38,7 @@ def register(
     """Give the op the gradient that ``<name>_backward`` computes; the ways to call it."""
     operations = getattr(torch.ops, namespace)
     forward, backward_op = (getattr(operations, op).default for op in (name, f"{name}_backward"))
-    differentiate = _once(library, namespace, name, backward_op)
+    differentiate = _once(name, backward_op)
 
     def below_autograd(*args):
         with torch._C._AutoDispatchBelowAutograd():
@@ -73,9 +73,7 @@ def register(
     return Eager(function.apply, below_autograd, transformed.apply)
 
 
-def _once(
-    library: torch.library.Library, namespace: str, name: str, backward_op: Callable
-) -> Callable:
+def _once(name: str, backward_op: Callable) -> Callable:
     """The op's gradient, which refuses to be differentiated."""
 
     def refuse(ctx, *grads):
@@ -87,9 +85,6 @@ def _once(
     def setup_context(ctx, inputs, output):
         pass
 
-    torch.library.register_autograd(
-        f"{namespace}::{name}_backward", refuse, setup_context=setup_context, lib=library
-    )
     function = _function(name, backward_op, refuse, setup_context)
 
     def differentiate(*args):
