@@ -241,7 +241,7 @@ def test_autocast_leaves_points_and_distances_exact():
         assert ops.expmap0(narrow).dtype == ops.sqdist0(narrow, narrow).dtype == torch.float32
         with pytest.raises(TypeError, match="16 bits cannot hold a point"):
             ops.distance(narrow, narrow)
-        items, distances = model.recommend(range(NUM_USERS), 3)
+        distances = model.recommend(range(NUM_USERS), 3)[1]
     assert distances.dtype == torch.float32
     torch.testing.assert_close(distances, make_model().recommend(range(NUM_USERS), 3)[1], rtol=0.05, atol=0)
 
@@ -492,9 +492,9 @@ def test_what_is_public_is_typed(tmp_path):
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed (pip install -e '.[test]')")
     mypy = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)]
-    found = subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(mypy, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
     mistakes = tmp_path / "mistakes.py"
     mistakes.write_text("from hdrm import HDRM, ops\nHDRM.load(3)\nops.topk(1, 2, k='3')\n")
-    found = subprocess.run([*mypy, str(mistakes)], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run([*mypy, str(mistakes)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.stdout.count("error:") == 4, found.stdout
