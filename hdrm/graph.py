@@ -297,6 +297,11 @@ class BipartiteGraph:
         return self.col.numel() // 2
 
     @property
+    def degrees(self) -> Tensor:
+        """int64 (U + I,): neighbours of each node."""
+        return self.rowptr.diff()
+
+    @property
     def device(self) -> torch.device:
         return self.rowptr.device
 

@@ -107,14 +107,14 @@ class ByAutograd:
     def leave(self) -> None:
         pass
 
-    def rows(self, users, nodes):
+    def rows(self, users, items):
         h = self.model.encoder(self.graph)
         seen = self.graph.user_items
         row = torch.repeat_interleave(seen.degrees)
         totals = torch.zeros(USERS, h.shape[1], dtype=h.dtype)
         totals = totals.index_add(0, row, h[USERS + seen.col[: seen.nnz].long() - seen.offset])
         means = totals / seen.degrees.clamp(min=1)[:, None]
-        return h[users], means[users], h, nodes
+        return h[users], means[users], h, items + USERS
 
     def move(self) -> None:
         full = FullStep(self.model, self.model.config)

@@ -18,7 +18,7 @@ generates.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -127,11 +127,16 @@ class HDRM(nn.Module):
         self._forget()
 
     @torch.no_grad()
-    def set_statistics(self) -> None:
-        """Store μ and σ of all users' vectors and histories, the scale of directional noise."""
+    def set_statistics(
+        self, column_statistics: Callable[[Tensor], tuple[Tensor, Tensor]] = ops.column_statistics
+    ) -> None:
+        """Store μ and σ of all users' vectors and histories, the scale of directional noise.
+
+        ``column_statistics``: how, where this process has the vectors of some users only.
+        """
         h = self.encoder(self.graph)
         for name, z0 in zip(DENOISERS, self.user_inputs(h, self.graph)):
-            mean, std = ops.column_statistics(z0)
+            mean, std = column_statistics(z0)
             getattr(self, f"mean_{name}").copy_(mean)
             getattr(self, f"std_{name}").copy_(std)
 
@@ -171,7 +176,7 @@ class HDRM(nn.Module):
         return h[users], slices.histories(h, graph, users)
 
     def denoise(
-        self, user: Tensor, history: Tensor, t: Tensor, *, seed: int
+        self, user: Tensor, history: Tensor, t: Tensor, *, seed: int, first_row=0, of_rows=None
     ) -> tuple[Tensor, Tensor]:
         """Noise both inputs (B, dim) to step t int64 (B,) and predict them back, (B, dim) each.
 

@@ -92,7 +92,7 @@ def _neighbours(part: Tensor, graph: BipartiteGraph, scale: Tensor) -> Tensor:
 
 def _scale(graph: BipartiteGraph, like: Tensor) -> Tensor:
     """degree + 1 of every node, (U + I, 1)."""
-    return (graph.rowptr.diff() + 1).to(like.dtype)[:, None]
+    return (graph.degrees + 1).to(like.dtype)[:, None]
 
 
 def _slices(h: Tensor) -> Iterator[slice]:

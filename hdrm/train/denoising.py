@@ -21,6 +21,7 @@ from .hidden import HiddenInteractions, Task
 from .stage import State
 from .stages import DenoiserStage
 from .table_steps import whole_step
+from .team import team_of
 
 
 class DenoisingStage:
@@ -30,13 +31,13 @@ class DenoisingStage:
     omegas = (0.0,)
 
     def __init__(self, model: HDRM, config: Config) -> None:
-        self._config, self._items = config, slice(model.num_users, None)
+        self._config, self._team = config, team_of(model.graph)
         self.epochs = config.encoder_epochs
         self._make = whole_step(model, config)
         self.averaged = self._make.averaged
         self._hidden = HiddenInteractions(model, config, self.name)
         self.steps_per_epoch = self._hidden.steps_per_epoch
-        self.examples = model.num_users
+        self.examples = self._team.num_users
 
     def begin_epoch(self, epoch: int) -> None:
         pass
@@ -53,7 +54,8 @@ class DenoisingStage:
         self._make.load_state_dict(state)
 
     def _loss(self, task: Task, h: Tensor) -> Tensor:
-        return task.loss(h[task.users], h[self._items], self._config)
+        users = h[self._team.local(task.users)]
+        return task.loss(users, self._team.all_items(h), self._config)
 
 
 class RankingDiffusionStage(DenoiserStage):
@@ -66,35 +68,41 @@ class RankingDiffusionStage(DenoiserStage):
         super().__init__(model, config, histories=True)
         self._hidden = HiddenInteractions(model, config, self.name)
         self.steps_per_epoch = self._hidden.steps_per_epoch
-        self.examples = model.num_users
-        self._items = torch.arange(model.num_users, model.graph.num_nodes, device=model.graph.device)
+        self.examples = self._team.num_users
+        self._items = torch.arange(self._team.num_items, device=model.graph.device)
 
     def begin_epoch(self, epoch: int) -> None:
         self._vectors.leave()
-        self._model.set_statistics()
+        self._model.set_statistics(self._team.column_statistics)
 
     def _losses(self, step: int) -> Iterator[Tensor]:
         config = self._config
         self._vectors.leave()  # before a new graph needs as much
         rest, tasks = self._hidden.take(step)
         self._vectors.enter(rest)
-        all_users = torch.cat([task.users for task in tasks])
-        user, history, table, position = self._vectors.rows(all_users, self._items)
+        own_users = torch.cat([task.users for task in tasks])
+        user, history, table, position = self._vectors.rows(own_users, self._items)
         seed = derive_seed("noise", config.seed, step)
-        t, weight = self._steps.draw(len(all_users), seed)
-        start = 0
+        count = sum(task.of for task in tasks)  # of all processes
+        steps, weights = self._steps.draw(count, seed)
+        start = begun = 0
         for task in tasks:
             part = slice(start, start + len(task.users))
             start = part.stop
             h_u, n_u = user[part], history[part]
-            of_part = derive_seed("noise", seed, part.start)
-            predicted = self._model.denoise(h_u, n_u, t[part].to(user.device), seed=of_part)
+            drawn = slice(begun + task.first, begun + task.first + len(task.users))
+            t, weight = steps[drawn], weights[drawn]
+            of_part = derive_seed("noise", seed, begun)
+            begun += task.of
+            predicted = self._model.denoise(
+                h_u, n_u, t.to(user.device), seed=of_part, first_row=task.first, of_rows=task.of
+            )
             rank = task.loss(sum(predicted) / 2, F.embedding(position, table), config)
             # Where the tables are trained too, the target stays where it is.
             errors = sum(
                 F.mse_loss(z, z0.detach(), reduction="none").mean(1)
                 for z, z0 in zip(predicted, (h_u, n_u))
             )
-            self._steps.record(t[part], errors.detach())
-            error = (weight[part].to(errors) * errors).sum() / len(all_users)
+            self._steps.record(t, errors.detach(), self._team.total)
+            error = (weight.to(errors) * errors).sum() / count
             yield (1 - config.reconstruction) * rank + config.reconstruction * error

@@ -27,10 +27,17 @@ from ..model import HDRM
 CUTOFFS = (10, 20, 50, 100)
 VALIDATED = (10, 20)  # of these a validation looks at
 METRICS = ("recall", "ndcg", "precision", "mrr")
+NOTHING_TO_FIND = "there is nothing to find: no user has a relevant item"
 BLOCK = 4096  # users ranked at a time: bounds memory, changes no result
 
 # Ids of users int64 (B,) and k → their k best items int64 (B, k), −1 for none.
 Rank = Callable[[Tensor, int], Tensor]
+# Rows of some of the users, in order, and those of all.
+Gather = Callable[[np.ndarray], np.ndarray]
+
+
+def _are_all(rows: np.ndarray) -> np.ndarray:
+    return rows
 
 
 def evaluate(
@@ -39,6 +46,7 @@ def evaluate(
     *exclude: CSR,
     cutoffs: Sequence[int] = CUTOFFS,
     c: float = 1.0,
+    gathered: Gather = _are_all,
 ) -> dict[str, float]:
     """Metrics of the ranking of items by Lorentz distance.
 
@@ -49,6 +57,7 @@ def evaluate(
             another device than the points: what moves is a block of rows.
         cutoffs: the values of K.
         c: the curvature is −c.
+        gathered: makes the hits of all users from those of these, where several processes rank.
 
     Returns:
         {"recall@10": …, "ndcg@10": …, …}, float64 averages; they do not depend on the blocks.
@@ -56,11 +65,11 @@ def evaluate(
     Raises:
         ValueError: there is no item to be found.
     """
-    return evaluate_ranking(by_distance(points, *exclude, c=c), relevant, cutoffs)
+    return evaluate_ranking(by_distance(points, *exclude, c=c), relevant, cutoffs, gathered)
 
 
 def evaluate_ranking(
-    rank: Rank, relevant: CSR, cutoffs: Sequence[int] = CUTOFFS
+    rank: Rank, relevant: CSR, cutoffs: Sequence[int] = CUTOFFS, gathered: Gather = _are_all
 ) -> dict[str, float]:
     """As :func:`evaluate`, of any ranking.
 
@@ -68,11 +77,11 @@ def evaluate_ranking(
         rank: ids of users int64 (B,) and k → their k best items int64 (B, k), −1 for none.
         relevant: CSR (U × I) of the items to be found.
     """
-    return {name: float(of.mean()) for name, of in user_metrics(rank, relevant, cutoffs)}
+    return {name: float(of.mean()) for name, of in user_metrics(rank, relevant, cutoffs, gathered)}
 
 
 def user_metrics(
-    rank: Rank, relevant: CSR, cutoffs: Sequence[int] = CUTOFFS
+    rank: Rank, relevant: CSR, cutoffs: Sequence[int] = CUTOFFS, gathered: Gather = _are_all
 ) -> Iterator[tuple[str, np.ndarray]]:
     """What :func:`evaluate_ranking` averages: the name of every metric and its values, float64 (n,).
 
@@ -81,11 +90,15 @@ def user_metrics(
     """
     deepest = max(cutoffs)
     sizes = relevant.degrees[relevant.degrees > 0].cpu().numpy()
-    num_users, first_user = len(sizes), 0
-    hits = np.zeros((num_users, min(deepest, relevant.num_cols)), dtype=bool)  # in rank order
-    for _, found in ranked(rank, relevant, deepest):
+    first_user = 0
+    hits = np.zeros((len(sizes), min(deepest, relevant.num_cols)), dtype=bool)  # in rank order
+    for _, found in ranked(rank, relevant, deepest) if len(sizes) else ():
         hits[first_user : first_user + len(found)] = found.cpu().numpy()
         first_user += len(found)
+    hits, sizes = gathered(hits), gathered(sizes)
+    if not len(sizes):
+        raise ValueError(NOTHING_TO_FIND)
+    num_users = len(sizes)
     row, place = np.nonzero(hits)  # few of the entries
     gain = 1 / np.log2(np.arange(2, deepest + 2))
     ideal = np.cumsum(gain)
@@ -133,7 +146,7 @@ def ranked(rank: Rank, relevant: CSR, k: int) -> Iterator[tuple[Tensor, Tensor]]
     The users are those of :func:`user_metrics`. ValueError: there is no item to be found.
     """
     if not relevant.nnz:
-        raise ValueError("there is nothing to find: no user has a relevant item")
+        raise ValueError(NOTHING_TO_FIND)
     num_items = relevant.num_cols
     for block in torch.nonzero(relevant.degrees)[:, 0].split(BLOCK):
         items = rank(block, min(k, num_items))

@@ -62,8 +62,8 @@ class PairDiffusionStage(DenoiserStage):
             self._entered = True
         users, positives, negatives = self._batches.batch(step)
         ids, row = torch.unique(users, return_inverse=True)
-        nodes = torch.cat([positives[:, None], negatives], 1) + model.num_users
-        of_users, _, table, position = self._vectors.rows(ids, nodes)
+        items = torch.cat([positives[:, None], negatives], 1)
+        of_users, _, table, position = self._vectors.rows(ids, items)
         user, item = F.embedding(row, of_users), F.embedding(position[:, 0], table)
         seed = derive_seed("noise", config.seed, step)
         t, weight = self._steps.draw(len(users), seed)

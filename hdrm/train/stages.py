@@ -16,6 +16,7 @@ from .batches import Batches
 from .stage import State, load_optimizer_state, optimizer_state
 from .step_sampling import StepSampler
 from .table_steps import backward, table_step
+from .team import team_of
 from .vectors import FrozenVectors, TrainedVectors
 
 # Weights of the diffusion tried on the validation set; 0 is the encoder alone.
@@ -35,7 +36,7 @@ class EncoderStage:
     name = "encoder"
 
     def __init__(self, model: HDRM, config: Config) -> None:
-        self._config, self._first_item = config, model.num_users
+        self._config, self._team = config, team_of(model.graph)
         self.epochs = config.encoder_epochs
         self._make = table_step(model, config)
         self.averaged = self._make.averaged
@@ -46,6 +47,7 @@ class EncoderStage:
             config.encoder_negatives,
             derive_seed("encoder", config.seed),
             by_user=config.pairs == "users",
+            team=self._team,
         )
         self.steps_per_epoch = self._batches.steps_per_epoch
         self.examples = self._batches.examples
@@ -56,9 +58,7 @@ class EncoderStage:
 
     def step(self, step: int) -> float:
         """Move the table by one batch; the batch's loss."""
-        users, positives, negatives = self._batches.batch(step)
-        nodes = (users, positives + self._first_item, negatives + self._first_item)
-        parts = list(zip(*(ids.chunk(self._config.micro_batches) for ids in nodes)))
+        parts = list(self._batches.whole(step).chunks(self._config.micro_batches))
         seed = derive_seed("neighbours", self._config.seed, step)
         return self._make(parts, self._choose, self._hinge, seed)
 
@@ -69,11 +69,11 @@ class EncoderStage:
         self._make.load_state_dict(state)
 
     def _choose(self, h: Tensor, users: Tensor, candidates: Tensor) -> Tensor:
-        """Of the rows of h that are each user's candidates (B, n), the nearest (B,)."""
+        """Of the rows of a table that are each user's candidates (B, n), the nearest (B,)."""
         return nearest_of(F.embedding(users, h.detach()), h, candidates, self._config.curvature)
 
     def _hinge(self, h: Tensor, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """The loss of rows of h: users, positives and negatives, (B,) each."""
+        """The loss of rows of a table: users, positives and negatives, (B,) each."""
         c = self._config.curvature
         # One gather, so that its gradient is one table of h's size and not three.
         u, pos, neg = F.embedding(torch.cat([users, positives, negatives]), h).split(len(users))
@@ -89,7 +89,7 @@ class DenoiserStage:
     name = "diffusion"
 
     def __init__(self, model: HDRM, config: Config, *, histories: bool) -> None:
-        self._model, self._config = model, config
+        self._model, self._config, self._team = model, config, team_of(model.graph)
         self.epochs = config.diffusion_epochs
         self.averaged = list(model.denoisers.parameters())
         self._optimizer = torch.optim.Adam(
@@ -108,9 +108,10 @@ class DenoiserStage:
         """Move the denoisers, and the table where it is trained too, by one batch; its loss."""
         total = sum(backward(loss) for loss in self._losses(step))
         self._vectors.move()
+        self._team.sum_gradients(self._model.denoisers.parameters())
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(total)
+        return float(self._team.total(total))
 
     def state_dict(self) -> State:
         return {
@@ -145,7 +146,7 @@ class DiffusionStage(DenoiserStage):
 
     def __init__(self, model: HDRM, config: Config) -> None:
         super().__init__(model, config, histories=True)
-        edges = model.graph.num_edges
+        edges = int(self._team.total(torch.tensor(model.graph.user_items.nnz)))
         self._folds = max(1, min(config.folds, edges // LEAST_IN_FOLD))
         self._steps_per_fold = -(-edges // (self._folds * config.diffusion_batch))
         self.steps_per_epoch = self._folds * self._steps_per_fold
@@ -155,30 +156,41 @@ class DiffusionStage(DenoiserStage):
 
     def begin_epoch(self, epoch: int) -> None:
         self._leave_fold()
-        self._model.set_statistics()
+        self._model.set_statistics(self._team.column_statistics)
 
     def _loss(self, step: int) -> Tensor:
         if step // self._steps_per_fold != self._fold:
             self._enter(step // self._steps_per_fold)
-        model, config = self._model, self._config
-        users, positives, negatives = self._batches.batch(step)
-        ids, row = torch.unique(users, return_inverse=True)
-        nodes = torch.cat([positives[:, None], negatives], 1) + model.num_users
-        user, history, table, position = self._vectors.rows(ids, nodes)
+        model, config, batch = self._model, self._config, self._batches.whole(step)
+        users, positives, negatives = batch.own
+        whole = torch.unique(batch.users)
+        own = self._team.slice_of(whole)
+        row = torch.searchsorted(whole[own], users)
+        items = torch.cat([positives[:, None], negatives], 1)
+        user, history, table, position = self._vectors.rows(whole[own], items)
         seed = derive_seed("noise", config.seed, step)
-        t, weight = self._steps.draw(len(ids), seed)
-        user_hat, history_hat = model.denoise(user, history, t.to(user.device), seed=seed)
+        t, weight = (of[own] for of in self._steps.draw(len(whole), seed))
+        user_hat, history_hat = model.denoise(
+            user,
+            history,
+            t.to(user.device),
+            seed=seed,
+            first_row=own.start,
+            of_rows=len(whole),
+        )
 
         u = F.embedding(row, (user_hat + history_hat) / 2)
         nearest = nearest_of(u, table, position[:, 1:], config.curvature)
         ranked = torch.cat([position[:, 0], nearest])  # one gather, one gradient
         pos, neg = F.embedding(ranked, table).split(len(u))
-        rank = ops.margin_ranking_loss(u, pos, neg, config.margin, c=config.curvature)
+        rank = ops.margin_ranking_loss(
+            u, pos, neg, config.margin, c=config.curvature, reduction="sum"
+        ) / len(batch.users)
         # Where the tables are trained too, the target stays where it is.
         errors = F.mse_loss(user_hat, user.detach(), reduction="none").mean(1)
         errors = errors + F.mse_loss(history_hat, history.detach(), reduction="none").mean(1)
-        self._steps.record(t, errors.detach())
-        error = (weight.to(errors) * errors).mean()
+        self._steps.record(t, errors.detach(), self._team.total)
+        error = (weight.to(errors) * errors).sum() / len(whole)
         return (1 - config.reconstruction) * rank + config.reconstruction * error
 
     def _enter(self, fold: int) -> None:
@@ -192,17 +204,19 @@ class DiffusionStage(DenoiserStage):
         key = derive_seed("folds", config.seed, epoch + 1)
 
         def hidden(users: Tensor, items: Tensor) -> Tensor:
-            bits = pair_bits(key, users, items, model.num_items)
+            bits = pair_bits(key, users, items, self._team.num_items)
             return (bits * self._folds) >> 32 == part
 
         graph = model.graph.where(lambda users, items: ~hidden(users, items))
+        first = self._team.users.start  # rows count from it
         self._batches = Batches(
-            model.graph.user_items.where(hidden),
+            model.graph.user_items.where(lambda rows, items: hidden(rows + first, items)),
             model.graph.user_items,
             config.diffusion_batch,
             config.diffusion_negatives,
             derive_seed("diffusion", config.seed),
             by_user=config.pairs == "users",
+            team=self._team,
         )
         self._fold = fold
         self._vectors.enter(graph)

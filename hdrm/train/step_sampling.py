@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -40,12 +42,17 @@ class StepSampler:
         t = torch.multinomial(p, count, replacement=True, generator=generator)
         return t, 1 / (len(p) * p[t])
 
-    def record(self, t: Tensor, losses: Tensor) -> None:
-        """Remember the losses of rows at their steps; one of each step, the batch's mean."""
+    def record(
+        self, t: Tensor, losses: Tensor, total_of: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> None:
+        """Remember the losses of rows at their steps; one of each step, the batch's mean.
+
+        ``total_of`` sums over the parts of the batch, where this is not the whole.
+        """
         if not self._importance:
             return
-        count = torch.bincount(t, minlength=len(self._seen))
-        total = torch.bincount(t, losses.cpu().double(), minlength=len(self._seen))
+        count = total_of(torch.bincount(t, minlength=len(self._seen)))
+        total = total_of(torch.bincount(t, losses.cpu().double(), minlength=len(self._seen)))
         steps = torch.nonzero(count)[:, 0]
         self._losses[steps, self._seen[steps] % HISTORY] = (total / count)[steps]
         self._seen[steps] += 1

@@ -20,12 +20,14 @@ from ..model.neighbourhood import Neighbourhood
 from ..optim import RiemannianAdam, RiemannianSGD
 from .rows import RowGradients, RowTable
 from .stage import State, load_optimizer_state, optimizer_state
+from .team import team_of
 
-# A part of the batch: node ids of users (B,), positives (B,) and candidates for the negatives (B, n).
+# A part of the batch: users (B,), positives (B,) and candidates for the negatives (B, n).
 Part = Sequence[Tensor]
-# Of h and the positions in it of users and candidates: those of the negatives (B,), without gradient.
+# Of a table and the positions in it of users and candidates: those of the negatives (B,), without
+# gradient.
 Choice = Callable[[Tensor, Tensor, Tensor], Tensor]
-# Of h and the positions in it of users, positives and negatives.
+# Of a table and the positions in it of users, positives and negatives.
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -34,12 +36,17 @@ class WholeStep:
 
     def __init__(self, model: HDRM, config: Config) -> None:
         self._model, self.averaged = model, [model.encoder.table]
+        self._team = team_of(model.graph)
 
     def __call__(self, parts: Sequence[Part], choose: Choice, loss: Loss, seed: int) -> float:
         """Make a step; the loss, summed over the parts. There is nothing to draw from ``seed``."""
 
         def of(users: Tensor, positives: Tensor, candidates: Tensor) -> Callable[[Tensor], Tensor]:
-            return lambda h: loss(h, users, positives, choose(h, users, candidates))
+            def value(h: Tensor) -> Tensor:
+                table, u, p, c = self._team.nodes(h, users, positives, candidates)
+                return loss(table, u, p, choose(table, u, c))
+
+            return value
 
         return self.descend(self._model.graph, [of(*part) for part in parts])
 
@@ -51,10 +58,10 @@ class WholeStep:
         gradient = leaf.grad
         del leaf
         self.move(gradient)
-        return float(total)
+        return float(self._team.total(total))
 
     def encode(self, graph: BipartiteGraph) -> Tensor:
-        """Propagated vectors (U + I, dim), without a gradient of their own."""
+        """Propagated vectors of this process's nodes, (U + I, dim), without a gradient of their own."""
         raise NotImplementedError
 
     def move(self, gradient: Tensor) -> None:
@@ -141,6 +148,7 @@ class SampledStep:
 
     def __init__(self, model: HDRM, config: Config) -> None:
         self._graph, self._fanouts, self._c = model.graph, config.fanouts, config.curvature
+        self._team = team_of(model.graph)
         self._rows = _row_table(model, config)
 
     def __call__(self, parts: Sequence[Part], choose: Choice, loss: Loss, seed: int) -> float:
@@ -150,15 +158,16 @@ class SampledStep:
         their rows do not move. It takes a propagation of its own, of the same draws: they are
         functions of (seed, layer, node).
         """
-        total, gradients = 0.0, RowGradients()
+        total, gradients, first = 0.0, RowGradients(), self._team.num_users
         for users, positives, candidates in parts:
+            positives, candidates = positives + first, candidates + first
             negatives = self._nearest(users, candidates, choose, seed)
             around, places = self._around([users, positives, negatives], seed)
             x = self._rows.fetch(around.nodes).requires_grad_()
             total += backward(loss(around.propagate(x, c=self._c), *places))
             gradients.add(around.nodes, x.grad)
         self._rows.step_(gradients.ids, gradients.grad)
-        return float(total)
+        return float(self._team.total(total))
 
     def state_dict(self) -> State:
         """What a step remembers beside the table."""
@@ -175,7 +184,7 @@ class SampledStep:
             return candidates[:, 0]
         chosen = []
         turns = turns_to_choose(count)
-        for some, theirs in zip(users.chunk(turns), candidates.chunk(turns)):
+        for some, theirs in zip(users.tensor_split(turns), candidates.tensor_split(turns)):
             around, places = self._around([some, theirs], seed)
             h = around.propagate(self._rows.fetch(around.nodes), c=self._c)
             chosen.append(around.nodes[choose(h, *places)])

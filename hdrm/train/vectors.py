@@ -18,6 +18,7 @@ from ..graph import BipartiteGraph
 from ..model import HDRM, slices
 from .stage import State
 from .table_steps import whole_step
+from .team import team_of
 
 
 class FrozenVectors:
@@ -26,7 +27,7 @@ class FrozenVectors:
     averaged: Sequence[Tensor] = ()
 
     def __init__(self, model: HDRM, *, histories: bool) -> None:
-        self._model, self._histories = model, histories
+        self._model, self._histories, self._team = model, histories, team_of(model.graph)
         self.leave()
 
     def enter(self, graph: BipartiteGraph) -> None:
@@ -39,19 +40,20 @@ class FrozenVectors:
         """Free what belongs to the graph."""
         self._h = self._history = None
 
-    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """What a step needs.
 
         Args:
-            users: int64 (n,), distinct.
-            nodes: int64, any shape, of items; they may repeat.
+            users: int64 (n,), distinct, of this process.
+            items: int64, any shape; they may repeat.
 
         Returns:
-            Vectors and histories (or None) of the users (n, dim), a table, and the nodes' positions
+            Vectors and histories (or None) of the users (n, dim), a table, and the items' positions
             in it.
         """
+        users = self._team.local(users)
         history = F.embedding(users, self._history) if self._histories else None
-        return F.embedding(users, self._h), history, self._h, nodes
+        return F.embedding(users, self._h), history, *self._team.item_rows(self._h, items)
 
     def move(self) -> None:
         pass
@@ -68,6 +70,7 @@ class TrainedVectors:
 
     def __init__(self, model: HDRM, config: Config, *, histories: bool) -> None:
         self._step, self._histories = whole_step(model, config), histories
+        self._team = team_of(model.graph)
         self.averaged = self._step.averaged
         self.leave()
 
@@ -77,15 +80,15 @@ class TrainedVectors:
     def leave(self) -> None:
         self._graph = None
 
-    def rows(self, users: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """As of FrozenVectors; vectors, histories and table are leaves."""
-        h = self._step.encode(self._graph)
+        h, users = self._step.encode(self._graph), self._team.local(users)
         self._shape, self._users = h.shape, users
-        self._items, position = torch.unique(nodes, return_inverse=True)
+        self._items, position = torch.unique(items, return_inverse=True)
         self._leaves = (
             F.embedding(users, h).requires_grad_(),
             slices.histories(h, self._graph, users).requires_grad_() if self._histories else None,
-            F.embedding(self._items, h).requires_grad_(),
+            self._team.distinct_rows(h, self._items).requires_grad_(),
         )
         return *self._leaves, position
 
@@ -95,7 +98,8 @@ class TrainedVectors:
         del self._leaves
         gradient = user.new_zeros(self._shape)
         # Users and items are other rows, none of them twice.
-        gradient.index_copy_(0, self._users, user).index_copy_(0, self._items, item)
+        gradient.index_copy_(0, self._users, user)
+        self._team.give_(gradient, self._items, item)
         if history is not None:
             slices.add_history_gradient_(gradient, self._graph, self._users, history)
         del user, history, item

@@ -1,0 +1,111 @@
+"""The processes that train one model together, as a stage sees them: which part of a batch is its own.
+
+A step is a function of (seed, step) for all processes alike: each draws the whole batch, and computes
+what concerns its own users. What the parts come to is summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..graph import CSR
+
+
+class Team:
+    """One process by itself. :class:`hdrm.distributed.team.RankTeam` is one of several.
+
+    Args:
+        graph: the training graph.
+
+    Attributes:
+        size, rank: number of processes, and which of them this is.
+        users: range of the users this process computes; h has their rows, in order, first.
+        num_users, num_items: of all processes together.
+    """
+
+    size, rank = 1, 0
+
+    def __init__(self, graph) -> None:
+        self._graph = graph
+        self.num_users, self.num_items = graph.num_users, graph.num_items
+        self.users = range(graph.num_users)
+
+    # Which part is one's own
+
+    def slice_of(self, users: Tensor) -> slice:
+        """Of ascending users, int64 (n,): those of this process."""
+        return slice(0, len(users))
+
+    def own(self, users: Tensor) -> Tensor | None:
+        """Positions of this process's users among any users, int64 (n,); None for all."""
+        return None
+
+    def local(self, users: Tensor) -> Tensor:
+        """Row numbers in h of users of this process, int64 (n,)."""
+        return users
+
+    def whole_rows(self, csr: CSR) -> CSR:
+        """A CSR of this process's users as one of all users, of whom the others have nothing."""
+        return csr
+
+    # Items, whose vectors other processes may have
+
+    def item_rows(self, h: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """A table that holds the vectors of items, and their positions in it.
+
+        Args:
+            h: vectors of this process's nodes. Where they require a gradient it goes back to them.
+            items: int64, any shape; they may repeat.
+        """
+        return h, items + self.num_users
+
+    def all_items(self, h: Tensor) -> Tensor:
+        """The vectors of all items (I, dim); differentiable as item_rows."""
+        return h[self.num_users :]
+
+    def nodes(self, h: Tensor, users: Tensor, *items: Tensor) -> tuple[Tensor, ...]:
+        """A table with the vectors of own users and of items, and the positions of each in it.
+
+        In one table, so that its gradient is one too, from whichever of them it comes.
+        """
+        return h, users, *(of + self.num_users for of in items)
+
+    def distinct_rows(self, h: Tensor, items: Tensor) -> Tensor:
+        """The vectors of distinct items, int64 (n,); no gradient goes back."""
+        return F.embedding(items + self.num_users, h)
+
+    def give_(self, gradient: Tensor, items: Tensor, rows: Tensor) -> None:
+        """Write the rows of a gradient (n, dim) that belong to distinct items into one of h's shape."""
+        gradient.index_copy_(0, items + self.num_users, rows)
+
+    # Sums over the processes
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        return values
+
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace the gradients of parameters that every process has by their sums."""
+
+    def by_user(self, values: Tensor) -> Tensor:
+        """One number of every own user, as those of all users (U,)."""
+        return values
+
+    def gathered(self, rows):
+        """numpy rows of some own users, in order, as those of all processes."""
+        return rows
+
+    def column_statistics(self, z0: Tensor) -> tuple[Tensor, Tensor]:
+        """ops.column_statistics of the own users' rows of a table, over the rows of all users."""
+        from .. import ops
+
+        return ops.column_statistics(z0)
+
+
+def team_of(graph) -> Team:
+    """The processes that hold a graph."""
+    return getattr(graph, "team", None) or Team(graph)
