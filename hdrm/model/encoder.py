@@ -16,6 +16,7 @@ from ..manifold import Lorentz
 from . import slices
 
 INITIAL_RADIUS = 0.1
+DRAWN = 2**16  # rows that are drawn at a time where not all are kept
 BLOCK = 2**22  # numbers of a table on the host that are on the device at a time
 
 
@@ -33,6 +34,8 @@ class Encoder(nn.Module):
         users: "table": users have points of their own. "items": a user is what its items say. Users
             start at the origin, the table has the items' points alone, and round 0, in which an
             item is only itself, counts too. Not with ``on_host``.
+        own: the users and items whose rows this table has, of those that several processes have
+            together; None for all.
 
     ``table`` (U + I, d+1), or (I, d+1), starts at expmap0(uniform(−0.1, 0.1)^d), drawn from torch's
     generator.
@@ -49,11 +52,16 @@ class Encoder(nn.Module):
         work_dtype: torch.dtype | None = None,
         on_host: bool = False,
         users: str = "table",
+        own: tuple[range, range] | None = None,
     ) -> None:
         super().__init__()
-        self.at_origin = num_users if users == "items" else 0
-        rows = num_users + num_items - self.at_origin
-        tangent = torch.empty(rows, dim).uniform_(-INITIAL_RADIUS, INITIAL_RADIUS)
+        of_users, of_items = own or (range(num_users), range(num_items))
+        self.at_origin = len(of_users) if users == "items" else 0
+        if users == "items":
+            tangent = _drawn(num_items, dim, of_items)
+        else:
+            shifted = range(num_users + of_items.start, num_users + of_items.stop)
+            tangent = _drawn(num_users + num_items, dim, of_users, shifted)
         self.table = geoopt.ManifoldParameter(ops.expmap0(tangent, c=c), manifold=Lorentz(1 / c))
         self.num_layers = num_layers
         self.c = c
@@ -140,3 +148,21 @@ def blocks(table: Tensor) -> Iterator[slice]:
     size = max(BLOCK // table.shape[1], 1)
     for first in range(0, len(table), size):
         yield slice(first, min(first + size, len(table)))
+
+
+def _drawn(num_rows: int, dim: int, *kept: range) -> Tensor:
+    """Some rows of a table of initial tangent vectors; the others are drawn too, and forgotten."""
+    found = torch.empty(sum(map(len, kept)), dim)
+    if len(found) == num_rows:
+        return found.uniform_(-INITIAL_RADIUS, INITIAL_RADIUS)
+    for start in range(0, num_rows, DRAWN):
+        block = torch.empty(min(DRAWN, num_rows - start), dim)
+        block.uniform_(-INITIAL_RADIUS, INITIAL_RADIUS)
+        at = 0
+        for rows in kept:
+            first, last = max(start, rows.start), min(start + len(block), rows.stop)
+            if first < last:
+                place = at + first - rows.start
+                found[place : place + last - first] = block[first - start : last - start]
+            at += len(rows)
+    return found

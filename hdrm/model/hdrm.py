@@ -45,6 +45,8 @@ class HDRM(nn.Module):
         num_users, num_items: U and I.
         config: the settings; the model reads those of its section "Model", ``work_tables``, and
             ``tables_on``: with "host" the encoder's table stays on the CPU, wherever the model goes.
+        own: of several processes that train together, this one's users and items: the model has
+            these alone, and starts with the weights that a model of all has. None for all.
 
     Raises:
         TypeError, ValueError: ``config`` is not a Config, or a size is not a whole number from 1.
@@ -56,7 +58,14 @@ class HDRM(nn.Module):
 
     omega: Tensor
 
-    def __init__(self, num_users: int, num_items: int, config: Config) -> None:
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        config: Config,
+        *,
+        own: tuple[range, range] | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(config, Config):
             raise TypeError(
@@ -67,6 +76,8 @@ class HDRM(nn.Module):
             if not hasattr(count, "__index__") or count < 1:
                 raise ValueError(f"{name} must be a whole number from 1, got {count!r}")
         self.num_users, self.num_items, self.config = num_users, num_items, config
+        if own is not None:
+            self.num_users, self.num_items = map(len, own)
         self.encoder = Encoder(
             num_users,
             num_items,
@@ -76,6 +87,7 @@ class HDRM(nn.Module):
             work_dtype=torch.bfloat16 if config.work_tables == "bfloat16" else None,
             on_host=config.tables_on == "host",
             users=config.users,
+            own=own,
         )
         self.diffusion = Diffusion.from_config(config)
         self.denoisers = nn.ModuleDict(
@@ -113,7 +125,7 @@ class HDRM(nn.Module):
             TypeError: it is no graph.
             ValueError: the graph has other numbers of users and items than the model.
         """
-        if not isinstance(graph, BipartiteGraph):
+        if not isinstance(graph, BipartiteGraph) and not hasattr(graph, "propagate"):
             raise TypeError(
                 f"graph must be a BipartiteGraph, got {type(graph).__name__}; "
                 f"BipartiteGraph.from_interactions builds one"

@@ -84,19 +84,9 @@ class Neighbourhood:
         """
         nodes, blocks = targets, []
         for layer, fanout in enumerate(fanouts):
-            start = graph.rowptr[nodes]
-            degree = graph.rowptr[nodes + 1] - start
-            count = degree.clamp(max=fanout)
-            rowptr = F.pad(count.cumsum(0), (1, 0))
-            row = torch.repeat_interleave(count)
-            nth = torch.arange(len(row), device=row.device) - rowptr[row]
-            streams = hashed(derive_seed(seed, layer), nodes)
-            position = torch.where(
-                degree[row] > fanout,
-                _systematic(streams[row], nth, degree[row], fanout),
-                nth,
-            )
-            drawn = graph.col[start[row] + position].long()
+            draws = draw if isinstance(graph, BipartiteGraph) else type(graph).draw
+            drawn, degree = draws(graph, nodes, fanout, derive_seed(seed, layer))
+            rowptr = F.pad(degree.clamp(max=fanout).cumsum(0), (1, 0))
             nodes, col = _extended(nodes, drawn)
             blocks.append(Block(rowptr, col, degree))
         return cls(nodes, tuple(blocks))
@@ -116,6 +106,26 @@ class Neighbourhood:
         for block in reversed(self.blocks[:-1]):
             h = block.apply(h0[: len(h)] + h)
         return h
+
+
+def draw(graph: BipartiteGraph, nodes: Tensor, fanout: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Neighbours of nodes, int64 (n,): ids of min(degree, fanout) of each, and all degrees (n,)."""
+    return draw_rows(graph.rowptr, graph.col, nodes, hashed(seed, nodes), fanout)
+
+
+def draw_rows(
+    rowptr: Tensor, col: Tensor, rows: Tensor, streams: Tensor, fanout: int
+) -> tuple[Tensor, Tensor]:
+    """As draw, of rows of a CSR, each with a random stream of its own, int64 (n,)."""
+    start = rowptr[rows]
+    degree = rowptr[rows + 1] - start
+    count = degree.clamp(max=fanout)
+    row = torch.repeat_interleave(count)
+    nth = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    position = torch.where(
+        degree[row] > fanout, _systematic(streams[row], nth, degree[row], fanout), nth
+    )
+    return col[start[row] + position].long(), degree
 
 
 def _systematic(streams: Tensor, nth: Tensor, degree: Tensor, fanout: int) -> Tensor:

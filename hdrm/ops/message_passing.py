@@ -69,6 +69,10 @@ def propagate(
     c = checks.curvature(c)
     lorentz = _option("space", space, "tangent", "lorentz")
     checks.table("propagate", storage=not lorentz, x=x)
+    if hasattr(graph, "propagate"):
+        _option("normalization", normalization, "symmetric", "row")
+        options = {"c": c, "space": space, "work_dtype": work_dtype}
+        return graph.propagate(x, num_layers, **options)
     if not isinstance(graph, BipartiteGraph):
         raise TypeError(
             f"propagate: graph must be a BipartiteGraph, got {type(graph).__name__}; "

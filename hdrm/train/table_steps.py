@@ -224,7 +224,7 @@ def _optimizer(model: HDRM, config: Config) -> RiemannianSGD | RiemannianAdam:
 
 
 def _row_table(model: HDRM, config: Config) -> RowTable:
-    return RowTable(
+    table = RowTable(
         model.encoder.table,
         model.graph.device,
         lr=config.encoder_lr,
@@ -232,6 +232,7 @@ def _row_table(model: HDRM, config: Config) -> RowTable:
         weight_decay=config.encoder_weight_decay,
         c=config.curvature,
     )
+    return team_of(model.graph).rows(table)
 
 
 def backward(loss: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..graph import CSR
+from .rows import RowTable
 
 
 class Team:
@@ -81,6 +82,12 @@ class Team:
     def give_(self, gradient: Tensor, items: Tensor, rows: Tensor) -> None:
         """Write the rows of a gradient (n, dim) that belong to distinct items into one of h's shape."""
         gradient.index_copy_(0, items + self.num_users, rows)
+
+    # Rows of the table, for steps that move some only
+
+    def rows(self, table: RowTable) -> RowTable:
+        """The rows of all processes, from those of this one."""
+        return table
 
     # Sums over the processes
 

@@ -1,0 +1,191 @@
+"""A process's part of the training graph, over which all processes together propagate.
+
+    h_u ← (h_u + Σ_{i of u} h_i)/(d_u + 1)     all of a user's edges are in one row group
+    h_i ← (h_i + Σ_{u of i} h_u)/(d_i + 1)     groups send the sums over their users to the owner of i
+
+Users' rows never move. A round is a halo of item rows, the kernel of one process on the group's own
+edges, and a halo of sums (:mod:`hdrm.distributed.halo`). Âᵀ = D·Â·D⁻¹, so the gradient is the same with
+a scale before and behind, and the backward stores nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import ops
+from ..graph import CSR, BipartiteGraph, Keep
+from ..model.neighbourhood import draw_rows
+from ..seeds import hashed
+from .asking import Asking
+from .columns import Columns
+from .cuts import Cuts
+from .halo import Halo
+from .world import World
+
+if TYPE_CHECKING:
+    from .team import RankTeam
+
+
+class RankGraph:
+    """What a process has of a bipartite graph; the interface of BipartiteGraph that training uses.
+
+    Args:
+        world: the processes.
+        cuts: who has what.
+        edges: CSR (users of the row group × I), its users' items.
+
+    Attributes:
+        num_users, num_items: of this process; h has their rows, users first.
+        user_items: CSR (own users × I).
+        degrees: int64 (num_nodes,), in the whole graph.
+        team: what a stage asks of the processes; see hdrm.train.team.
+    """
+
+    team: RankTeam
+
+    def __init__(self, world: World, cuts: Cuts, edges: CSR, *, halo: Halo | None = None) -> None:
+        self.world, self.cuts, self._edges = world, cuts, edges
+        self.own_users, self.own_items = cuts.of_users(world.rank), cuts.of_items(world.rank)
+        self.num_users, self.num_items = len(self.own_users), len(self.own_items)
+        self._first = cuts.users[world.row * world.cols]  # of the row group
+        at = self.own_users.start - self._first
+        self.user_items = CSR.trusted(
+            edges.rowptr[at : at + self.num_users + 1], edges.col, cuts.num_items, edges.offset
+        )
+        entries = edges.col[: edges.nnz].long() - edges.offset
+        # What is left of a graph has its halo: items that nobody has any more are 0 there.
+        self._halo = halo or Halo(world, cuts, torch.unique(entries))
+        self._local = _with_transpose(edges.rowptr, self._position(entries), len(self._halo.items))
+        self._columns = Columns(world, cuts)
+        users, items = self._local.degrees.split([edges.num_rows, len(self._halo.items)])
+        self._group_degrees = users, self._halo.add(items)
+        of_items = self._group_degrees[1]
+        skipped = self.own_items.start - cuts.items[world.row * world.cols]
+        self.degrees = torch.cat(
+            [self.user_items.degrees, of_items[skipped : skipped + self.num_items]]
+        )
+
+    @property
+    def num_nodes(self) -> int:
+        return self.num_users + self.num_items
+
+    @property
+    def device(self) -> torch.device:
+        return self._edges.device
+
+    def where(self, keep: Keep) -> RankGraph:
+        """As BipartiteGraph.where; ``keep`` sees ids of the whole graph."""
+        first = self._first
+        edges = self._edges.where(lambda users, items: keep(users + first, items))
+        graph = RankGraph(self.world, self.cuts, edges, halo=self._halo)
+        graph.team = self.team
+        return graph
+
+    def to(self, device: torch.device | str) -> RankGraph:
+        if torch.device(device) == self.device:
+            return self
+        graph = RankGraph(self.world, self.cuts, self._edges.to(device))
+        graph.team = self.team
+        return graph
+
+    def propagate(
+        self,
+        x: Tensor,
+        num_layers: int,
+        *,
+        c: float = 1.0,
+        space: str = "lorentz",
+        work_dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Σ_{l=1..L} Âˡ·logmap0(x) at the own nodes, from x there (num_nodes, d+1).
+
+        As :func:`hdrm.ops.propagate` with normalization="row" and combine="sum".
+        """
+        h = ops.logmap0(x, c=c) if space == "lorentz" else x
+        return _Propagate.apply(h, self, num_layers)
+
+    def draw(self, nodes: Tensor, fanout: int, seed: int) -> tuple[Tensor, Tensor]:
+        """As hdrm.model.neighbourhood.draw, of nodes that any process owns."""
+        asking = Asking(self.world, self.cuts.nodes, nodes, label="neighbours")
+        rowptr, col = self._rows
+        rows = self.cuts.local(self.world.rank, asking.asked)
+        drawn = draw_rows(rowptr, col, rows, hashed(seed, asking.asked), fanout)
+        # A list has min(degree, fanout) neighbours: with the degrees all lengths are known.
+        degree = asking.answered(drawn[1])
+        return asking.answered_lists(drawn[0], drawn[1].clamp(max=fanout)), degree
+
+    @functools.cached_property
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """CSR of the own nodes, users first: all neighbours of each, as node ids."""
+        edges, world, cuts = self.user_items, self.world, self.cuts
+        users, items = edges.pairs()
+        users += self.own_users.start
+        asking = Asking(world, cuts.items, items, label="edges")
+        of_items = asking.given(users)  # process after process, whose users ascend
+        order = torch.argsort(asking.asked, stable=True)
+        degrees = torch.cat(
+            [
+                edges.degrees,
+                torch.bincount(asking.asked - self.own_items.start, minlength=self.num_items),
+            ]
+        )
+        return (
+            F.pad(degrees.cumsum(0), (1, 0)),
+            torch.cat([items + cuts.num_users, of_items[order]]).int(),
+        )
+
+    def rounds(self, h: Tensor, num_layers: int) -> Tensor:
+        """Σ_{l=1..L} Âˡ·h by Horner's rule, h ← Â·(h + h_0)."""
+        users, items = self._columns.spread(h)
+        u, i = users, items
+        for layer in range(num_layers):
+            if layer:
+                u, i = u.add_(users), i.add_(items)
+            u, i = self._round(u, i)
+        return self._columns.collect(u, i, h.shape[1])
+
+    def _round(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Â·h of the row group's nodes, in own columns."""
+        of_users, of_items = self._group_degrees
+        halo = self._halo.fetch(items)
+        around = ops.propagate(torch.cat([users, halo]), self._local, 1, space="tangent")
+        users, means = around.split([len(users), len(halo)])
+        # The kernel gives (h_i + Σ)/(d + 1) with the group's degree d: Σ is what the owner needs.
+        scale = (self._local.degrees[len(users) :] + 1).to(means.dtype)[:, None]
+        sums = self._halo.add(means.mul_(scale).sub_(halo))
+        return users, sums.add_(items).div_((of_items + 1).to(items.dtype)[:, None])
+
+    def _position(self, items: Tensor) -> Tensor:
+        """Where items are in the halo."""
+        return torch.searchsorted(self._halo.items, items)
+
+
+class _Propagate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h, graph, num_layers):
+        ctx.graph, ctx.num_layers = graph, num_layers
+        return graph.rounds(h, num_layers)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        scale = (ctx.graph.degrees + 1).to(gradient.dtype)[:, None]
+        gradient = gradient / scale
+        gradient[:, 0] = 0
+        return ctx.graph.rounds(gradient, ctx.num_layers).mul_(scale), None, None
+
+
+def _with_transpose(rowptr: Tensor, items: Tensor, num_items: int) -> BipartiteGraph:
+    """The graph of users' rows with entries ``items``, int64, ascending in each row."""
+    num_users, nnz = rowptr.numel() - 1, items.numel()
+    users = torch.repeat_interleave(rowptr.diff())
+    order = torch.argsort(items, stable=True)
+    counts = torch.bincount(items, minlength=num_items)
+    both = torch.cat([rowptr, nnz + counts.cumsum(0)])
+    col = torch.cat([items + num_users, users[order]]).int()
+    return BipartiteGraph.from_adjacency(both, col, num_users, num_items)
