@@ -205,7 +205,7 @@ class HDRM(nn.Module):
         return predicted[0], predicted[1]
 
     @torch.no_grad()
-    def generate(self) -> tuple[Tensor, Tensor]:
+    def generate(self, *, first: int = 0) -> tuple[Tensor, Tensor]:
         """(h, z): the encoder's vectors (U + I, dim), and (û + n̂)/2 of every user (U, dim).
 
         With conditioning = "pair" z is n̂. Inputs are noised to step T' = config.sampling_steps and
@@ -214,7 +214,7 @@ class HDRM(nn.Module):
         alone.
         """
         h = self.encoder(self.graph)
-        return h, self.generate_from(*self.user_inputs(h, self.graph))
+        return h, self.generate_from(*self.user_inputs(h, self.graph), first=first)
 
     @torch.no_grad()
     def generate_from(self, user: Tensor, history: Tensor, *, first: int = 0) -> Tensor:

@@ -23,6 +23,7 @@ from .. import ops
 from ..data import Dataset
 from ..graph import CSR, BipartiteGraph
 from ..model import HDRM
+from .team import team_of
 
 CUTOFFS = (10, 20, 50, 100)
 VALIDATED = (10, 20)  # of these a validation looks at
@@ -166,8 +167,8 @@ def popularity(graph: BipartiteGraph, device: torch.device | str = "cpu") -> tup
     Every user sits at the origin and the item of rank r (0 is the most frequent in the graph, ties
     by the smaller id) at distance r/I from it; points are (·, 2) float64, c = 1.
     """
-    num_items = graph.num_items
-    counts = graph.rowptr[graph.num_users :].diff().cpu().numpy()
+    counts = team_of(graph).by_item(graph.degrees[graph.num_users :]).cpu().numpy()
+    num_items = len(counts)
     radius = np.empty(num_items)
     radius[np.argsort(-counts, kind="stable")] = np.arange(num_items) / num_items
     users = torch.zeros(graph.num_users, 2, dtype=torch.float64, device=device)
@@ -180,13 +181,17 @@ def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[
 
     Training items are not ranked; on the test split neither are validation items.
     """
-    device, c = model.omega.device, model.config.curvature
-    popular = popularity(dataset.graph, device)
+    device, team, omega = model.omega.device, team_of(model.graph), float(model.omega)
+
+    def measured(points: tuple[Tensor, Tensor], c: float = 1.0) -> dict[str, float]:
+        return evaluate(points, *task(dataset, split), c=c, gathered=team.gathered)
+
+    popular = measured(popularity(dataset.graph, device))
     with torch.no_grad():
-        h = model.encoder(model.graph)
-        encoded = model.mix(h, None, 0.0)
-    return {
-        "popularity": evaluate(popular, *task(dataset, split)),
-        "encoder": evaluate(encoded, *task(dataset, split), c=c),
-        "hdrm": evaluate(model.points(), *task(dataset, split), c=c),
-    }
+        if omega:
+            h, z = model.generate(first=team.users.start)
+        else:
+            h, z = model.encoder(model.graph), None
+        h = team.with_all_items(h)
+        found = [measured(model.mix(h, z, weight), model.config.curvature) for weight in (0.0, omega)]
+    return {"popularity": popular, "encoder": found[0], "hdrm": found[1]}

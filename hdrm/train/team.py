@@ -7,12 +7,17 @@ what concerns its own users. What the parts come to is summed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import ops
+from ..config import Config
 from ..graph import CSR
+from ..model import HDRM, checkpoint
+from .checkpoints import Checkpoints
 from .rows import RowTable
 
 
@@ -24,11 +29,13 @@ class Team:
 
     Attributes:
         size, rank: number of processes, and which of them this is.
+        main: whether this is the one that writes what is written once.
         users: range of the users this process computes; h has their rows, in order, first.
         num_users, num_items: of all processes together.
     """
 
-    size, rank = 1, 0
+    size, rank, main = 1, 0, True
+    own_nodes: tuple[range, range] | None = None  # users and items, where they are not all
 
     def __init__(self, graph) -> None:
         self._graph = graph
@@ -67,6 +74,14 @@ class Team:
     def all_items(self, h: Tensor) -> Tensor:
         """The vectors of all items (I, dim); differentiable as item_rows."""
         return h[self.num_users :]
+
+    def with_all_items(self, h: Tensor) -> Tensor:
+        """The vectors of own users, then of all items."""
+        return h
+
+    def by_item(self, values: Tensor) -> Tensor:
+        """One number of every own item, as those of all items (I,)."""
+        return values
 
     def nodes(self, h: Tensor, users: Tensor, *items: Tensor) -> tuple[Tensor, ...]:
         """A table with the vectors of own users and of items, and the positions of each in it.
@@ -108,9 +123,34 @@ class Team:
 
     def column_statistics(self, z0: Tensor) -> tuple[Tensor, Tensor]:
         """ops.column_statistics of the own users' rows of a table, over the rows of all users."""
-        from .. import ops
-
         return ops.column_statistics(z0)
+
+
+    # The run folder, and what all have to agree on
+
+    def facts(self) -> dict:
+        """What belongs into a description of where a training runs."""
+        return {}
+
+    def shared(self, value):
+        """The main process's value, of what JSON can hold."""
+        return value
+
+    def agreed(self, signal: int, due: bool) -> tuple[int, bool]:
+        """A signal that any process has received, or 0; and whether the main one says ``due``."""
+        return signal, due
+
+    def checkpoints(self, run: Path, config: Config) -> Checkpoints:
+        """Those of a run."""
+        return Checkpoints.of(run, config)
+
+    def save(self, model: HDRM, run: Path) -> None:
+        """Write the model into the run folder."""
+        model.save(run)
+
+    def restore(self, model: HDRM, run: Path) -> None:
+        """Take the weights of the model that save has written."""
+        checkpoint.fill(model, checkpoint.read(run))
 
 
 def team_of(graph) -> Team:

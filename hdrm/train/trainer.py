@@ -19,7 +19,6 @@ from ..data import Dataset
 from ..model import HDRM, checkpoint
 from . import runs
 from .average import Average
-from .checkpoints import Checkpoints
 from .denoising import DenoisingStage, RankingDiffusionStage
 from .evaluate import VALIDATED, evaluate, evaluate_split
 from .observer import Observer
@@ -28,6 +27,7 @@ from .resume import Position, Resumed, collect, distribute, identity
 from .stage import Stage
 from .stages import DiffusionStage, EncoderStage
 from .stopping import Stopped, StopSignals
+from .team import team_of
 
 CRITERION = "recall@20"  # it depends less than NDCG on what few items are at the top
 
@@ -83,11 +83,12 @@ class Trainer:
     ) -> None:
         self.dataset, self.config, self.run, self.source = dataset, config, Path(run), source
         self.observer = observer or Observer()
-        if resumed is None:
+        self.team = team_of(dataset.graph)
+        if resumed is None and self.team.main:
             runs.refuse_occupied(self.run)
         self._device = runs.resolve_device(device)
         torch.manual_seed(config.seed)
-        model = HDRM(dataset.num_users, dataset.num_items, config)
+        model = HDRM(self.team.num_users, self.team.num_items, config, own=self.team.own_nodes)
         model.set_graph(dataset.graph)
         self.encoder = encoder
         if encoder is not None:
@@ -96,7 +97,7 @@ class Trainer:
         self._signals = StopSignals()
         self._resumed, self._saved = resumed, None
         if resumed is None:
-            self._at, self._checkpoints = Position(), Checkpoints.of(self.run, config)
+            self._at, self._checkpoints = Position(), self.team.checkpoints(self.run, config)
         else:
             self._at, self._checkpoints = resumed.position, resumed.checkpoints
             self._saved = resumed.state  # until the stage has it
@@ -143,7 +144,7 @@ class Trainer:
             RuntimeError: another process trains this run.
             OSError: a file cannot be written.
         """
-        new, created = self._resumed is None, []
+        new, created, main = self._resumed is None, [], self.team.main
         if new:
             created = [path for path in (self.run, *self.run.parents) if not path.exists()]
             self._checkpoints.acquire(create=True)
@@ -151,19 +152,19 @@ class Trainer:
             self._begin()
             interrupted = self._train()
             if self._at.best is None:
-                self.model.save(self.run)
+                self.team.save(self.model, self.run)
             self._restore()
             metrics = self._test() if test and not interrupted else {}
             self._end(interrupted, metrics)
         except BaseException as error:
             with contextlib.suppress(OSError):
-                runs.log(self.run, f"ended by {type(error).__name__}: {error}")
+                self._log(f"ended by {type(error).__name__}: {error}")
             if isinstance(error, OSError) and self._checkpoints.exist():
                 raise OSError(
                     f"{error}; the training is kept up to its last checkpoint and continued by: "
                     f"hdrm train --resume {self.run}"
                 ) from error
-            if new and not (self.run / checkpoint.MODEL_FILE).exists():
+            if new and main and not (self.run / checkpoint.MODEL_FILE).exists():
                 self._checkpoints.remove()
                 runs.remove(self.run, created)
             raise
@@ -172,22 +173,32 @@ class Trainer:
         return Result(self.run, self.model, interrupted, metrics)
 
     def _begin(self) -> None:
-        if self._resumed is None:
-            description = runs.describe(self.run, self.config, self.dataset, self.source)
-        else:
+        description = None
+        if self._resumed is not None:
             description = self._resumed.description
+        elif self.team.main:
+            description = runs.describe(self.run, self.config, self.dataset, self.source)
+        if self._resumed is not None and self.team.main:
             runs.write_metrics(self.run, self._at.records)
-        self._identity = identity(self.config, description)
+        self._identity = identity(self.config, self.team.shared(description))
         begun = "began" if self._resumed is None else f"resumed at {self._at}"
-        facts = (f"{name} {value}" for name, value in runs.machine(self._device).items())
-        runs.log(self.run, f"{begun}: " + ", ".join(facts))
+        facts = (f"{name} {value}" for name, value in self._machine().items())
+        self._log(f"{begun}: " + ", ".join(facts))
+
+    def _machine(self) -> dict:
+        """Where the training runs."""
+        return runs.machine(self._device) | self.team.facts()
+
+    def _log(self, message: str) -> None:
+        if self.team.main:
+            runs.log(self.run, message)
 
     def _end(self, interrupted: int, metrics: dict) -> None:
         if interrupted:
-            runs.log(self.run, f"stopped by {signal.Signals(interrupted).name} at {self._at}")
+            self._log(f"stopped by {signal.Signals(interrupted).name} at {self._at}")
             return
         on_test = f"; {CRITERION} on test {metrics['hdrm'][CRITERION]:.4f}" if metrics else ""
-        runs.log(self.run, f"finished{on_test}")
+        self._log(f"finished{on_test}")
         self._checkpoints.remove()
 
     def _train(self) -> int:
@@ -274,24 +285,26 @@ class Trainer:
         best = at.best is None or metrics[CRITERION] > at.best
         if best:
             self.model.omega.fill_(omega)
-            self.model.save(self.run)
+            self.team.save(self.model, self.run)
             at.best = metrics[CRITERION]
         seconds = round(time.perf_counter() - self._began, 3)
         record = {"stage": stage, "epoch": at.epoch, **more, "seconds": seconds, "omega": omega}
         record |= metrics
         at.records.append(record)
-        runs.add_metrics(self.run, record)
+        if self.team.main:
+            runs.add_metrics(self.run, record)
         self.observer.validated(record, best)
         return best
 
     def _pause(self, stage: Stage, average: Average, *, end_of_epoch: bool = False) -> None:
         """Between two steps: a checkpoint where one is due, and the end if a signal asked for it."""
-        asked = self._signals.received
-        if asked or self._checkpoints.due(end_of_epoch=end_of_epoch):
+        due = self._checkpoints.due(end_of_epoch=end_of_epoch)
+        asked, due = self.team.agreed(self._signals.received, due)
+        if asked or due:
             seconds = time.perf_counter() - self._began
             facts = {
                 **self._identity,
-                "machine": runs.machine(self._device),
+                "machine": self._machine(),
                 "position": dataclasses.asdict(dataclasses.replace(self._at, seconds=seconds)),
             }
             state = collect(self.model, stage, average, self._device)
@@ -306,12 +319,13 @@ class Trainer:
             with torch.no_grad():
                 h, z = self.model.encoder(self.model.graph), None
         else:
-            h, z = self.model.generate()
+            h, z = self.model.generate(first=self.team.users.start)
         # A hinge is quiet where a comparison with NaN is false, so the loss need not show it.
         if not all(torch.isfinite(vectors).all() for vectors in (h, z) if vectors is not None):
             raise Diverged(
                 "the model has values that are not finite; lower encoder_lr or diffusion_lr"
             )
+        h = self.team.with_all_items(h)
         seen = self.model.graph.user_items
         found = [
             (
@@ -322,6 +336,7 @@ class Trainer:
                     seen,
                     cutoffs=VALIDATED,
                     c=self.config.curvature,
+                    gathered=self.team.gathered,
                 ),
             )
             for omega in omegas
@@ -331,13 +346,14 @@ class Trainer:
     def _test(self) -> dict[str, dict[str, float]]:
         """Test metrics of the popularity ranker, the encoder alone and the whole model."""
         result = evaluate_split(self.model, self.dataset, "test")
-        checkpoint.write(
-            self.run / runs.REPORT_FILE, (json.dumps(result, indent=1) + "\n").encode()
-        )
+        if self.team.main:
+            checkpoint.write(
+                self.run / runs.REPORT_FILE, (json.dumps(result, indent=1) + "\n").encode()
+            )
         return result
 
     def _restore(self) -> None:
         """Go back to the best model that was stored."""
         if self._at.best is not None:
-            checkpoint.fill(self.model, checkpoint.read(self.run))
+            self.team.restore(self.model, self.run)
         self.model.eval()
