@@ -100,6 +100,11 @@ class Dataset:
     def splits(self) -> dict[str, CSR]:
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Interactions of each split."""
+        return {name: split.nnz for name, split in self.splits.items()}
+
     def fingerprint(self) -> str:
         """sha256 (hex) over the sizes and the interactions of all three splits."""
         digest = hashlib.sha256(np.array([self.num_users, self.num_items], dtype="<i8").data)
@@ -117,14 +122,13 @@ class Dataset:
 
     def summary(self) -> dict:
         """Sizes for a report: JSON-ready numbers, the name, and the notes."""
-        sizes = {name: split.nnz for name, split in self.splits.items()}
         users, items = self.without_training()
         return {
             "name": self.name,
             "users": self.num_users,
             "items": self.num_items,
-            **sizes,
-            "density": sum(sizes.values()) / (self.num_users * self.num_items),
+            **self.sizes,
+            "density": sum(self.sizes.values()) / (self.num_users * self.num_items),
             "users_without_training": users,
             "items_without_training": items,
             "fingerprint": self.fingerprint(),

@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hdrm.data import adjacency
 from hdrm.data.adjacency import COL_FILE, ROWPTR_FILE
@@ -99,6 +100,20 @@ def load_graph(folder: str | os.PathLike[str], *, verify: bool = False) -> Bipar
             has 2^31 nodes or more, which kernels with int32 columns cannot address.
     """
     folder = Path(folder).expanduser()
+    rowptr, col, num_users, num_items = open_arrays(folder, verify=verify)
+    try:
+        if col.dtype != torch.int32:
+            # Larger numbers would wrap and look right.
+            if col.numel() and not 0 <= int(col.min()) <= int(col.max()) < num_users + num_items:
+                raise ValueError("columns out of range")
+            col = col.int()
+        return BipartiteGraph.from_adjacency(rowptr, col, num_users, num_items)
+    except ValueError as error:
+        raise ValueError(f"{folder} is damaged: {error}; {_REBUILD}") from None
+
+
+def open_arrays(folder: Path, *, verify: bool = False) -> tuple[Tensor, Tensor, int, int]:
+    """rowptr and col of a folder, mapped and not looked at; U and I. Arguments, errors: load_graph."""
     manifest = read_manifest(folder)
     num_users, num_items = manifest["num_users"], manifest["num_items"]
     if num_users + num_items >= INT32_NODES:
@@ -115,16 +130,7 @@ def load_graph(folder: str | os.PathLike[str], *, verify: bool = False) -> Bipar
             f"{folder / ROWPTR_FILE} is damaged: expected offsets 0 … {len(col)}, found "
             f"{rowptr[0]} … {rowptr[-1]}; {_REBUILD}"
         )
-    rowptr, col = torch.from_numpy(rowptr), torch.from_numpy(col)
-    try:
-        if col.dtype != torch.int32:
-            # Larger numbers would wrap and look right.
-            if col.numel() and not 0 <= int(col.min()) <= int(col.max()) < num_users + num_items:
-                raise ValueError("columns out of range")
-            col = col.int()
-        return BipartiteGraph.from_adjacency(rowptr, col, num_users, num_items)
-    except ValueError as error:
-        raise ValueError(f"{folder} is damaged: {error}; {_REBUILD}") from None
+    return torch.from_numpy(rowptr), torch.from_numpy(col), num_users, num_items
 
 
 def load_ids(folder: str | os.PathLike[str]) -> tuple[np.ndarray | list[str], ...]:

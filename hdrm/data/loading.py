@@ -68,7 +68,7 @@ def load(
     if source == "demo" and archive is None:
         _refuse(chosen, "demo")
         return demo(seed=seed)
-    path = _locate(source) if archive is None else Path(archive)
+    path = locate(source) if archive is None else Path(archive)
     try:
         if archive is not None:
             return _load_archive(os.fspath(source), path, seed, chosen)
@@ -110,7 +110,8 @@ def _refuse(chosen: dict, source) -> None:
         )
 
 
-def _locate(source: str | os.PathLike[str]) -> Path:
+def locate(source: str | os.PathLike[str]) -> Path:
+    """The path of a data set that ``load`` reads; FileNotFoundError lists the places searched."""
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -186,16 +187,25 @@ def _load_archive(name: str, path: Path, seed: int, chosen: dict) -> Dataset:
 def _load_graph(path: Path, seed: int) -> Dataset:
     labels = load_ids(path)
     splits = splitting.of_graph(load_graph(path), seed)
-    note = f"split at random per user, 70/10/20, seed {seed}"
-    return _with_notes(Dataset(path.resolve().name, *splits, *labels, (note,)))
+    return _with_notes(Dataset(path.resolve().name, *splits, *labels, (split_note(seed),)))
+
+
+def split_note(seed: int) -> str:
+    """The note of a graph that was split."""
+    return f"split at random per user, 70/10/20, seed {seed}"
 
 
 def _with_notes(dataset: Dataset) -> Dataset:
     """The data set with notes that count the users and items without training interactions."""
     sizes = dataset.num_users, dataset.num_items
-    more = [
-        f"{missing:,} of {size:,} {what} have no training interactions; they are ranked all the same"
-        for missing, size, what in zip(dataset.without_training(), sizes, ("users", "items"))
-        if missing
-    ]
+    more = notes_on_missing(dataset.without_training(), sizes)
     return dataclasses.replace(dataset, notes=(*dataset.notes, *more))
+
+
+def notes_on_missing(missing: tuple[int, int], sizes: tuple[int, int]) -> list[str]:
+    """Of users and items: how many have no training interactions, of how many."""
+    return [
+        f"{count:,} of {size:,} {what} have no training interactions; they are ranked all the same"
+        for count, size, what in zip(missing, sizes, ("users", "items"))
+        if count
+    ]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdrm.graph import CSR, BipartiteGraph
+from hdrm.graph import CSR, BipartiteGraph, Keep
 from hdrm.seeds import derive_seed, pair_bits
 
 VALID_SHARE = 0.1
@@ -130,22 +130,33 @@ def by_time_as_published(pairs: np.ndarray) -> Splits:
 
 
 def of_graph(graph: BipartiteGraph, seed: int) -> tuple[BipartiteGraph, CSR, CSR]:
-    """As ``per_user``, of a graph in host memory or files; memory: the results and a block.
+    """As ``per_user``, of a graph in host memory or files; memory: the results and a block."""
+    is_train, is_valid, is_test = by_bits(graph.user_items, seed)
+    splits = graph.where(is_train), *(graph.user_items.where(k) for k in (is_valid, is_test))
+    require_all([splits[0].num_edges, splits[1].nnz, splits[2].nnz], "70/10/20")
+    return splits
+
+
+def by_bits(rows: CSR, seed: int, *, first: int = 0) -> tuple[Keep, Keep, Keep]:
+    """Which interactions are train, valid and test: predicates of row numbers and items.
 
     Every interaction has 32 random bits, a hash of (seed, user, item). Those of each user with the
     largest are test, before them valid: two bounds a user say of an interaction where it belongs,
     whichever of the graph's rows it is read from. (Of equal bits at a bound, one chance in 2³², all
     stay on its lower side.)
+
+    Args:
+        rows: CSR (n × I) of the users first, …, first + n − 1.
     """
     key = derive_seed("split", seed)
 
     def bits(users: Tensor, items: Tensor) -> Tensor:
-        return pair_bits(key, users, items, graph.num_items)
+        return pair_bits(key, users + first, items, rows.num_cols)
 
-    count = graph.user_items.degrees.numpy()
+    count = rows.degrees.numpy()
     num_test, num_valid = round_half_up(count * TEST_SHARE), round_half_up(count * VALID_SHARE)
     bounds = np.zeros((2, len(count)), np.int64)  # the largest bits of train, of train and valid
-    for at, users, items in graph.user_items.blocks():
+    for at, users, items in rows.blocks():
         keys = ((users << 32) | bits(users, items)).numpy()
         keys.sort()
         end = np.cumsum(count[at])
@@ -164,9 +175,7 @@ def of_graph(graph: BipartiteGraph, seed: int) -> tuple[BipartiteGraph, CSR, CSR
     def is_test(users: Tensor, items: Tensor) -> Tensor:
         return bits(users, items) > high[users]
 
-    splits = graph.where(is_train), *(graph.user_items.where(k) for k in (is_valid, is_test))
-    _require_all([splits[0].num_edges, splits[1].nnz, splits[2].nnz], "70/10/20")
-    return splits
+    return is_train, is_valid, is_test
 
 
 def carve_validation(train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -216,11 +225,11 @@ def _take_last(ordered: np.ndarray, sizes: Sizes) -> Splits:
 
 
 def _not_empty(splits: Splits, how: str) -> Splits:
-    _require_all([len(split) for split in splits], how)
+    require_all([len(split) for split in splits], how)
     return splits
 
 
-def _require_all(sizes: list[int], how: str) -> None:
+def require_all(sizes: list[int], how: str) -> None:
     if 0 in sizes:
         raise ValueError(
             f"too few interactions to split ({how}): {sum(sizes):,} distinct interactions gave "

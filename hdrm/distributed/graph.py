@@ -60,7 +60,7 @@ class RankGraph:
         entries = edges.col[: edges.nnz].long() - edges.offset
         # What is left of a graph has its halo: items that nobody has any more are 0 there.
         self._halo = halo or Halo(world, cuts, torch.unique(entries))
-        self._local = _with_transpose(edges.rowptr, self._position(entries), len(self._halo.items))
+        self._local = with_transpose(edges.rowptr, self._position(entries), len(self._halo.items))
         self._columns = Columns(world, cuts)
         users, items = self._local.degrees.split([edges.num_rows, len(self._halo.items)])
         self._group_degrees = users, self._halo.add(items)
@@ -180,7 +180,7 @@ class _Propagate(torch.autograd.Function):
         return ctx.graph.rounds(gradient, ctx.num_layers).mul_(scale), None, None
 
 
-def _with_transpose(rowptr: Tensor, items: Tensor, num_items: int) -> BipartiteGraph:
+def with_transpose(rowptr: Tensor, items: Tensor, num_items: int) -> BipartiteGraph:
     """The graph of users' rows with entries ``items``, int64, ascending in each row."""
     num_users, nnz = rowptr.numel() - 1, items.numel()
     users = torch.repeat_interleave(rowptr.diff())

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..graph import CSR
+from ..config import Config
+from ..graph import CSR, BipartiteGraph
+from ..model import HDRM, checkpoint
 from ..train.rows import RowTable
 from ..train.team import Team
 from .asking import Asking
-from .graph import RankGraph
+from .checkpoints import RankCheckpoints
+from .graph import RankGraph, with_transpose
 from .rows import RankRows
 
+TABLE = "encoder.table"
 BLOCK = 2**16  # rows of a table that are widened at a time
 
 
@@ -27,6 +32,8 @@ class RankTeam(Team):
         self.rank, self.size = self.world.rank, self.world.size
         self.users, self.items = graph.own_users, graph.own_items
         self.num_users, self.num_items = self.cuts.num_users, self.cuts.num_items
+        self.main, self.own_nodes = self.rank == 0, (self.users, self.items)
+        self.device = str(self.world.device)
 
     def slice_of(self, users: Tensor) -> slice:
         bounds = torch.tensor([self.users.start, self.users.stop], device=users.device)
@@ -52,6 +59,12 @@ class RankTeam(Team):
 
     def all_items(self, h: Tensor) -> Tensor:
         return _AllItems.apply(h, self)
+
+    def with_all_items(self, h: Tensor) -> Tensor:
+        return torch.cat([h[: len(self.users)], self.all_items(h)])
+
+    def by_item(self, values: Tensor) -> Tensor:
+        return self.by_user(values)
 
     def nodes(self, h: Tensor, users: Tensor, *items: Tensor) -> tuple[Tensor, ...]:
         known, place = torch.unique(users, return_inverse=True)
@@ -101,6 +114,56 @@ class RankTeam(Team):
         variance = summed(lambda z: (z - mean).square()) / max(self.num_users - 1, 1)
         mean[0] = variance[0] = 0
         return mean.to(z0.dtype), variance.sqrt().to(z0.dtype)
+
+    def facts(self) -> dict:
+        return {"processes": self.size, "mesh": f"{self.world.rows}x{self.world.cols}"}
+
+    def shared(self, value):
+        return self.world.shared(value)
+
+    def agreed(self, signal: int, due: bool) -> tuple[int, bool]:
+        signal, due = self.world.largest([signal, due and self.main])
+        return signal, bool(due)
+
+    def checkpoints(self, run: Path, config: Config) -> RankCheckpoints:
+        return RankCheckpoints.of(run, config, self)
+
+    @torch.no_grad()
+    def save(self, model: HDRM, run: Path) -> None:
+        """The main process writes the file of a single one: it takes the whole table and graph."""
+        weights = dict(model.state_dict())
+        table = weights[TABLE]
+        parts = self.of_users_and_items(model)
+        collected = [self.world.collected(table[part]) for part in parts]
+        graph = self._collected_graph(model.graph)
+        if self.main:
+            weights[TABLE] = torch.cat(collected)
+            checkpoint.save_weights(weights, graph, model.config, run)
+        self.world.barrier()
+
+    @torch.no_grad()
+    def restore(self, model: HDRM, run: Path) -> None:
+        weights = checkpoint.read(run).weights  # mapped from the file
+        at = len(weights[TABLE]) - self.num_items  # of the first item
+        rows = [weights[TABLE][at + self.items.start : at + self.items.stop]]
+        if at:
+            rows.insert(0, weights[TABLE][self.users.start : self.users.stop])
+        model.load_state_dict(weights | {TABLE: torch.cat(rows)})
+
+    def of_users_and_items(self, model: HDRM) -> tuple[slice, ...]:
+        """The table's own rows of users, where they have any, and of items."""
+        users = 0 if model.encoder.at_origin else len(self.users)
+        return (slice(0, users), slice(users, None))
+
+    def _collected_graph(self, graph: RankGraph) -> BipartiteGraph | None:
+        """The whole graph, at the main process."""
+        edges = graph.user_items
+        first, last = int(edges.rowptr[0]), int(edges.rowptr[-1])
+        degrees = self.world.collected(edges.degrees)
+        items = self.world.collected(edges.col[first:last])
+        if not self.main:
+            return None
+        return with_transpose(F.pad(degrees.cumsum(0), (1, 0)), items.long(), self.num_items)
 
     def _asking(self, items: Tensor) -> Asking:
         return Asking(self.world, self.cuts.items, items, label="items")

@@ -11,12 +11,13 @@ import datetime
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+BLOCK = 2**20  # rows that are sent at a time
 TIMEOUT = datetime.timedelta(minutes=float(os.environ.get("HDRM_TIMEOUT_MINUTES", "10")))
 
 
@@ -126,3 +127,27 @@ class World:
 
     def barrier(self) -> None:
         dist.barrier(group=self.control)
+
+    def collected(self, rows: Tensor) -> Tensor | None:
+        """At the first process the rows (n, …) of all, in order, on the host; None at the others."""
+        blocks: list[Tensor] = []
+        self.streamed(rows.cpu(), blocks.append)
+        return None if self.rank else torch.cat([rows[:0].cpu(), *blocks])
+
+    def streamed(self, rows: Tensor, use: Callable[[Tensor], object]) -> None:
+        """The first process uses the rows of the host (n, …) of all, in order, a block at a time."""
+        count = torch.tensor([len(rows)])
+        blocks = rows.contiguous().split(BLOCK) if len(rows) else ()
+        if self.rank:
+            dist.send(count, 0, group=self.control)
+            for block in blocks:
+                dist.send(block, 0, group=self.control)
+            return
+        for block in blocks:
+            use(block)
+        for source in range(1, self.size):
+            dist.recv(count, source, group=self.control)
+            for begin in range(0, int(count), BLOCK):
+                block = rows.new_empty((min(BLOCK, int(count) - begin), *rows.shape[1:]))
+                dist.recv(block, source, group=self.control)
+                use(block)

@@ -51,17 +51,24 @@ class Stored:
 
 def save(model: HDRM, run: str | os.PathLike[str]) -> None:
     """Write ``model.safetensors`` and ``config.json`` into the existing folder ``run``."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    tensors |= {"graph.rowptr": model.graph.rowptr.cpu(), "graph.col": model.graph.col.cpu()}
+    save_weights(model.state_dict(), model.graph, model.config, run)
+
+
+def save_weights(
+    weights: Mapping[str, Tensor], graph: BipartiteGraph, config: Config, run: str | os.PathLike[str]
+) -> None:
+    """As save, of the state_dict of a model with this graph and configuration."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in weights.items()}
+    tensors |= {"graph.rowptr": graph.rowptr.cpu(), "graph.col": graph.col.cpu()}
     metadata = {
         "format": FORMAT,
-        "num_users": str(model.num_users),
-        "num_items": str(model.num_items),
-        "config": model.config.to_json(),
+        "num_users": str(graph.num_users),
+        "num_items": str(graph.num_items),
+        "config": config.to_json(),
     }
     # Straight from the tensors into the file: tables may be large.
     replace(Path(run) / MODEL_FILE, lambda path: save_file(tensors, path, metadata))
-    write(Path(run) / CONFIG_FILE, (model.config.to_json() + "\n").encode())
+    write(Path(run) / CONFIG_FILE, (config.to_json() + "\n").encode())
 
 
 def write(path: Path, content: bytes) -> None:

@@ -45,6 +45,8 @@ class Checkpoints:
         minutes: the longest time without one.
     """
 
+    format = FORMAT
+
     def __init__(self, run: Path, *, keep: int, minutes: float) -> None:
         self.folder = run / FOLDER
         self._model_file, self._keep, self._minutes = run / checkpoint.MODEL_FILE, keep, minutes
@@ -108,27 +110,36 @@ class Checkpoints:
         began = time.perf_counter()
         number = max(self._numbers(), default=0) + 1
         tensors: dict[str, Tensor] = {}
-        values = _split(state, "", tensors)
+        values = split(state, "", tensors)
         names = self._names(number)
         try:
             target = self.folder / names["tensors"]
             # All names are durable with the .json, the last one.
             checkpoint.replace(target, lambda path: save_file(tensors, path), durable=False)
-            files = {"tensors": _entry(target)}
+            files = {"tensors": entry_of(target)}
             if best:
-                _link(self._model_file, self.folder / names["best"])
-                files["best"] = self._entry_of_best(self.folder / names["best"])
-            content = {"format": FORMAT, "facts": facts, "state": values, "files": files}
-            content["crc32"] = _crc32_of_json(content)
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            checkpoint.write(self.folder / names["json"], text.encode())
+                files["best"] = self._link_best(number)
+            self._complete(number, {"facts": facts, "state": values, "files": files})
         except BaseException:
             self._delete(number)
             raise
-        for old in self._numbers()[: -self._keep]:
-            self._delete(old)
         self._written = time.perf_counter()
         self._took = self._written - began
+
+    def _complete(self, number: int, content: dict) -> None:
+        """Write the .json of a checkpoint whose other files are there, and delete old ones."""
+        content = {"format": self.format, **content}
+        content["crc32"] = _crc32_of_json(content)
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        checkpoint.write(self.folder / self._names(number)["json"], text.encode())
+        for old in self._numbers()[: -self._keep]:
+            self._delete(old)
+
+    def _link_best(self, number: int) -> dict:
+        """Keep model.safetensors as it is; its entry."""
+        path = self.folder / self._names(number)["best"]
+        _link(self._model_file, path)
+        return self._entry_of_best(path)
 
     def read(self, **expected) -> tuple[dict, State]:
         """Facts and state of the newest one that is whole; model.safetensors is put back too.
@@ -142,10 +153,17 @@ class Checkpoints:
         Raises:
             ValueError: none can be used; the message says why.
         """
+        number, content = self._newest(expected)
+        tensors = load_file(self.folder / self._names(number)["tensors"])
+        self._written = time.perf_counter()
+        return content["facts"], join(content["state"], tensors)
+
+    def _newest(self, expected: Mapping) -> tuple[int, dict]:
+        """Number and .json of the newest one that is whole; see read."""
         problems = []
         for number in reversed(self._numbers()):
             try:
-                content, state = self._read(number, expected)
+                content = self._read(number, expected)
                 break
             except (OSError, ValueError) as error:
                 problems.append(str(error))
@@ -160,8 +178,7 @@ class Checkpoints:
             best = self.folder / self._names(number)["best"]
             checkpoint.replace(self._model_file, lambda path: _link(best, path))
         self._clean(number)
-        self._written = time.perf_counter()
-        return content["facts"], state
+        return number, content
 
     def remove(self) -> None:
         """Delete all; the training is finished."""
@@ -170,14 +187,15 @@ class Checkpoints:
         self.folder.rename(condemned)
         shutil.rmtree(condemned)
 
-    def _read(self, number: int, expected: Mapping) -> tuple[dict, State]:
+    def _read(self, number: int, expected: Mapping) -> dict:
+        """The .json of a checkpoint that is whole; ValueError otherwise."""
         names = self._names(number)
         path = self.folder / names["json"]
         try:
             content = json.loads(path.read_bytes())
             found = content.pop("crc32")
-            if content["format"] != FORMAT:
-                raise ValueError(f"its format is {content['format']!r}, expected {FORMAT!r}")
+            if content["format"] != self.format:
+                raise ValueError(f"its format is {content['format']!r}, expected {self.format!r}")
             if found != _crc32_of_json(content):
                 raise ValueError("its checksum is wrong")
             facts, files = content["facts"], content["files"]
@@ -186,10 +204,9 @@ class Checkpoints:
                     raise ValueError(f"it belongs to a training with other {name}")
             for kind, entry in files.items():
                 part = self.folder / names[kind]
-                if (found := _entry(part)) != entry:
+                if (found := entry_of(part)) != entry:
                     raise ValueError(f"{part.name} has {found}, expected {entry}")
-            tensors = load_file(self.folder / names["tensors"])
-            return content, _join(content["state"], "", tensors)
+            return content
         except FileNotFoundError as error:
             raise ValueError(f"{path} is damaged: {error.filename} is missing") from error
         except KeyError as error:
@@ -198,11 +215,11 @@ class Checkpoints:
             raise ValueError(f"{path} is damaged: {error}") from error
 
     def _entry_of_best(self, path: Path) -> dict:
-        """_entry, of a file that was the best model's at the last checkpoint too, as a rule."""
+        """entry_of, of a file that was the best model's at the last checkpoint too, as a rule."""
         status = path.stat()
         key = status.st_ino, status.st_mtime_ns
         if self._known is None or self._known[0] != key:
-            self._known = key, _entry(path)
+            self._known = key, entry_of(path)
         return self._known[1]
 
     def _names(self, number: int) -> dict[str, str]:
@@ -218,7 +235,7 @@ class Checkpoints:
 
     def _delete(self, number: int) -> None:
         for name in self._names(number).values():  # the .json is the first
-            (self.folder / name).unlink(missing_ok=True)
+            _remove(self.folder / name)
 
     def _clean(self, newest: int) -> None:
         """Delete what does not belong to a checkpoint up to ``newest``."""
@@ -226,17 +243,17 @@ class Checkpoints:
         kept = {name for n in numbers for name in self._names(n).values()}
         for path in self.folder.iterdir():
             if re.match(r"\.?\d{6,}\.", path.name) and path.name not in kept:
-                path.unlink()
+                _remove(path)
         for path in self.folder.parent.glob(".*.tmp"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
 
 
-def _split(state: State, path: str, tensors: dict[str, Tensor]) -> dict:
+def split(state: State, path: str, tensors: dict[str, Tensor]) -> dict:
     """The state with None in place of tensors, which go to ``tensors`` under their paths."""
     values = {}
     for name, value in state.items():
         if isinstance(value, dict):
-            values[name] = _split(value, f"{path}{name}/", tensors)
+            values[name] = split(value, f"{path}{name}/", tensors)
         elif isinstance(value, Tensor):
             tensors[path + name] = value.detach().cpu().contiguous()
             values[name] = None
@@ -245,10 +262,10 @@ def _split(state: State, path: str, tensors: dict[str, Tensor]) -> dict:
     return values
 
 
-def _join(values: dict, path: str, tensors: Mapping[str, Tensor]) -> State:
-    """The inverse of _split."""
+def join(values: dict, tensors: Mapping[str, Tensor], path: str = "") -> State:
+    """The inverse of split."""
     return {
-        name: _join(value, f"{path}{name}/", tensors)
+        name: join(value, tensors, f"{path}{name}/")
         if isinstance(value, dict)
         else (tensors[path + name] if value is None else value)
         for name, value in values.items()
@@ -259,13 +276,19 @@ def _crc32_of_json(value) -> int:
     return zlib.crc32(json.dumps(value).encode())
 
 
-def _entry(path: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file."""
+def entry_of(path: Path) -> dict:
+    """Size and CRC-32 of a file; of a folder, those of its files by name."""
+    if path.is_dir():
+        return {part.name: entry_of(part) for part in sorted(path.iterdir())}
     size = crc = 0
     with open(path, "rb") as file:
         while block := file.read(2**20):
             size, crc = size + len(block), zlib.crc32(block, crc)
     return {"bytes": size, "crc32": crc}
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -90,8 +90,7 @@ class Sizes:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Sizes:
-        interactions = (split.nnz for split in dataset.splits.values())
-        return cls(dataset.num_users, dataset.num_items, *interactions)
+        return cls(dataset.num_users, dataset.num_items, *dataset.sizes.values())
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

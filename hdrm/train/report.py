@@ -190,10 +190,10 @@ def info_table(build: dict, backends: dict[str, str]) -> Table:
 
 def print_dataset(console: Console, dataset: Dataset) -> None:
     """Sizes of a data set, and its notes one a line."""
+    train, valid, test = dataset.sizes.values()
     console.print(
         f"{dataset.name}: {dataset.num_users:,} users × {dataset.num_items:,} items, "
-        f"{dataset.train.nnz:,} / {dataset.valid.nnz:,} / {dataset.test.nnz:,} interactions "
-        f"to train / validate / test",
+        f"{train:,} / {valid:,} / {test:,} interactions to train / validate / test",
         highlight=False,
         soft_wrap=True,
     )

@@ -17,6 +17,7 @@ from . import runs
 from .average import Average
 from .checkpoints import Checkpoints
 from .stage import Stage, State
+from .team import team_of
 
 
 @dataclass
@@ -89,24 +90,26 @@ class Resumed:
     def open(cls, run: Path, dataset: Dataset | None = None) -> Resumed:
         """Arguments and errors as :meth:`hdrm.train.Trainer.resume`."""
         description, config = runs.read_description(run)
+        team = None if dataset is None else team_of(dataset.graph)
         if runs.is_finished(run):
             raise ValueError(f"{run} is finished; there is nothing to resume")
-        checkpoints = Checkpoints.of(run, config)
+        checkpoints = Checkpoints.of(run, config) if team is None else team.checkpoints(run, config)
         checkpoints.acquire()
         try:
             facts, state = checkpoints.read(**identity(config, description))
             dataset = runs.read_dataset(run, description, dataset)
-            found = facts["machine"]
-            now = runs.machine(runs.resolve_device(found["device"]))
+            team, found = team_of(dataset.graph), facts["machine"]
+            device = team.device or found["device"]
+            now = runs.machine(runs.resolve_device(device)) | team.facts()
         except BaseException:
             checkpoints.release()
             raise
         changed = [name for name in found.keys() | now.keys() if found.get(name) != now.get(name)]
-        for name in sorted(changed):
+        for name in sorted(changed) if team.main else ():
             warnings.warn(
                 f"the run was trained with {name} = {found.get(name)}, now it is "
                 f"{now.get(name)}: the last digits may differ",
                 stacklevel=2,
             )
         position = Position(**facts["position"])
-        return cls(dataset, config, description, found["device"], position, state, checkpoints)
+        return cls(dataset, config, description, device, position, state, checkpoints)

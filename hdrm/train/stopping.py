@@ -18,10 +18,13 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM, while they are deferred; ``received`` is the first one's number, or 0."""
+    """Ctrl-C and SIGTERM, while they are deferred; ``received`` is the first one's number, or 0.
 
-    def __init__(self) -> None:
-        self.received = 0
+    patient: later ones change nothing.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.received, self._patient = 0, patient
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -47,5 +50,7 @@ class StopSignals:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received:
+            if self._patient:
+                return
             raise Stopped(number)
         self.received = number

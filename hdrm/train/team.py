@@ -35,6 +35,7 @@ class Team:
     """
 
     size, rank, main = 1, 0, True
+    device: str | None = None  # of this process, where that is not for the user to say
     own_nodes: tuple[range, range] | None = None  # users and items, where they are not all
 
     def __init__(self, graph) -> None:

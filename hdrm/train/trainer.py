@@ -94,7 +94,8 @@ class Trainer:
         if encoder is not None:
             runs.load_encoder(model, Path(encoder), dataset)
         self.model = model.to(self._device)
-        self._signals = StopSignals()
+        # torchrun passes a signal on and sends one of its own: two do not mean "at once" there.
+        self._signals = StopSignals(patient=self.team.size > 1)
         self._resumed, self._saved = resumed, None
         if resumed is None:
             self._at, self._checkpoints = Position(), self.team.checkpoints(self.run, config)
