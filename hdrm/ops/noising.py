@@ -209,7 +209,7 @@ def _statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
 backend.define(
     "directional_noise",
     "(Tensor z0, Tensor mean, Tensor std, Tensor t, Tensor alpha_bar, Tensor seed, float growth, "
-    "float root_c, int first_row) -> Tensor",
+    "float root_c, SymInt first_row) -> Tensor",
     reference=_directional,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
     differentiable=(0, 1, 2),
@@ -217,7 +217,7 @@ backend.define(
 backend.define(
     "isotropic_noise",
     "(Tensor z0, Tensor t, Tensor alpha_bar, Tensor seed, float growth, float root_c, "
-    "int first_row) -> Tensor",
+    "SymInt first_row) -> Tensor",
     reference=_isotropic,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
     differentiable=(0,),
