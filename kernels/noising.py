@@ -58,7 +58,7 @@ def of_columns(vector, first, width, COUNT: tl.constexpr, T: tl.constexpr):
 
 
 @tuned_tiles
-@triton.jit
+@triton.jit(do_not_specialize=["first_row"])
 def noise_kernel(
     z0, mean, std, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, first_row: "i64", out,
     num_rows, width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
@@ -170,7 +170,7 @@ def moments_kernel(
     write_sums(partial, total, tl.sum(squares + count * (apart * apart), 0), width, COLUMNS)
 
 
-@triton.jit(do_not_specialize=["num_rows", "rows_per_block"])
+@triton.jit(do_not_specialize=["num_rows", "rows_per_block", "first_row"])
 def directional_backward_kernel(
     grad, z0, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, first_row: "i64", gz0, partial,
     num_rows, rows_per_block, width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr,
