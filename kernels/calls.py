@@ -95,7 +95,9 @@ def arguments(op: str, dtype: torch.dtype, width: int, changes: dict[str, Any]) 
     }
     if op == "sample_negatives":
         tensors["users"] = tensor(rows, dtype=torch.int64)
-    numbers = {"num_layers": ROUNDS, "offset": 0, "k": NEAREST, "num_items": items, "num": 1}
+    numbers = {
+        "num_layers": ROUNDS, "offset": 0, "first_row": 0, "k": NEAREST, "num_items": items, "num": 1,
+    }  # fmt: skip
     found = {}
     for argument in getattr(torch.ops.hdrm_triton, op).default._schema.arguments:
         name, kind = argument.name, str(argument.type)

@@ -58,10 +58,11 @@ def of_columns(vector, first, width, COUNT: tl.constexpr, T: tl.constexpr):
 
 
 @tuned_tiles
-@triton.jit
+@triton.jit(do_not_specialize=["first_row"])
 def noise_kernel(
-    z0, mean, std, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, out, num_rows,
-    width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr, ELEMENTS: tl.constexpr,
+    z0, mean, std, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, first_row: "i64", out,
+    num_rows, width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
+    ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """Directional noise, or isotropic if there is no mean."""
     mine = my_rows(num_rows, D, ELEMENTS)
@@ -71,7 +72,7 @@ def noise_kernel(
     for k in range(num_chunks(D)):
         tile = chunk(k, mine, width, D)
         z = spatial(z0, tile, T)
-        added = normals(key, mine[0], k * CHUNK, width, COUNT, T)
+        added = normals(key, first_row + mine[0], k * CHUNK, width, COUNT, T)
         if mean is not None:
             m = of_columns(mean, k * CHUNK, width, COUNT, T)
             s = of_columns(std, k * CHUNK, width, COUNT, T)
@@ -169,11 +170,11 @@ def moments_kernel(
     write_sums(partial, total, tl.sum(squares + count * (apart * apart), 0), width, COLUMNS)
 
 
-@triton.jit(do_not_specialize=["num_rows", "rows_per_block"])
+@triton.jit(do_not_specialize=["num_rows", "rows_per_block", "first_row"])
 def directional_backward_kernel(
-    grad, z0, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, gz0, partial, num_rows,
-    rows_per_block, width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    grad, z0, t, alpha_bar, steps, growth: "fp64", root_c: "fp64", seed, first_row: "i64", gz0, partial,
+    num_rows, rows_per_block, width: tl.constexpr, GROWS: tl.constexpr, T: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """gz0, and the block's sums b·g and b·g·sgn(z0)|ε| of every column."""
     first, last = block_rows(num_rows, rows_per_block)
@@ -184,7 +185,7 @@ def directional_backward_kernel(
         tile, mine = some_columns(rows, last, width, COLUMNS), (rows, rows < last)
         g, z = spatial(grad, tile, T), spatial(z0, tile, T)
         a, b = levels(mine, t, alpha_bar, steps, growth, root_c, GROWS, T)
-        e = normals(key, rows, tl.program_id(1) * COLUMNS, width, COLUMNS, T)
+        e = normals(key, first_row + rows, tl.program_id(1) * COLUMNS, width, COLUMNS, T)
         of_noise = b * g
         gmean += of_noise
         gstd += of_noise * directed(z, e)
@@ -312,12 +313,12 @@ def _schedule(t, alpha_bar, growth, root_c):
     return t.contiguous(), alpha_bar.contiguous(), alpha_bar.numel(), growth, root_c
 
 
-def _noise(z0, mean, std, t, alpha_bar, seed, growth, root_c):
+def _noise(z0, mean, std, t, alpha_bar, seed, growth, root_c, first_row):
     z0 = z0.contiguous()
     out = torch.empty_like(z0)
     over_rows(
-        noise_kernel, *z0.shape, z0, mean, std, *_schedule(t, alpha_bar, growth, root_c), seed, out,
-        GROWS=growth != 0, T=TYPES[arithmetic(z0.dtype)],
+        noise_kernel, *z0.shape, z0, mean, std, *_schedule(t, alpha_bar, growth, root_c), seed, first_row,
+        out, GROWS=growth != 0, T=TYPES[arithmetic(z0.dtype)],
     )  # fmt: skip
     return out
 
@@ -326,13 +327,13 @@ def directional_noise(z0, mean, std, *rest):
     return _noise(z0, mean.contiguous(), std.contiguous(), *rest)
 
 
-def directional_noise_backward(grad, z0, mean, std, t, alpha_bar, seed, growth, root_c):
+def directional_noise_backward(grad, z0, mean, std, t, alpha_bar, seed, growth, root_c, first_row):
     grad, z0 = grad.contiguous(), z0.contiguous()
     gz0, gmean, gstd = torch.empty_like(z0), _column(z0), _column(z0)
     grows = growth != 0
     partial, blocks, _ = _sum_rows(
         directional_backward_kernel, z0,
-        grad, z0, *_schedule(t, alpha_bar, growth, root_c), seed, gz0,
+        grad, z0, *_schedule(t, alpha_bar, growth, root_c), seed, first_row, gz0,
         GROWS=grows, maxnreg=255 if grows else None,  # as many as tanh needs: see MERGED
     )  # fmt: skip
     _over_columns(sum_blocks_kernel, z0.shape[1], partial, gmean, gstd, blocks)
@@ -343,7 +344,7 @@ def isotropic_noise(z0, *rest):
     return _noise(z0, None, None, *rest)
 
 
-def isotropic_noise_backward(grad, z0, t, alpha_bar, seed, growth, root_c):
+def isotropic_noise_backward(grad, z0, t, alpha_bar, seed, growth, root_c, first_row):
     grad = grad.contiguous()
     gz0 = torch.empty_like(grad)
     over_rows(

@@ -47,12 +47,12 @@ def box_muller(bits1, bits2):
 
 
 @triton.jit
-def normals(key, rows, first, width, COUNT: tl.constexpr, T: tl.constexpr):
-    """ε of these rows in the columns first … first + COUNT − 1; ``first`` is a multiple of 4."""
+def normals(key, numbers, first, width, COUNT: tl.constexpr, T: tl.constexpr):
+    """ε of the rows of these int64 numbers in the columns first … first + COUNT − 1; ``first`` is a multiple of 4."""
     quads = first // 4 + tl.arange(0, COUNT // 4)
-    index = rows[:, None] * ((width + 3) // 4) + quads[None, :]
+    index = numbers[:, None] * ((width + 3) // 4) + quads[None, :]
     bits1, bits2, bits3, bits4 = tl.randint4x(key, index)
     n1, n2 = box_muller(bits1, bits2)
     n3, n4 = box_muller(bits3, bits4)
     fours = tl.join(tl.join(n1, n3), tl.join(n2, n4))  # [..., a, b] is number 2a + b + 1
-    return fours.reshape(rows.shape[0], COUNT).to(T)
+    return fours.reshape(numbers.shape[0], COUNT).to(T)

@@ -260,7 +260,7 @@ void check_add_noise(std::int64_t rows, int width, const float* mean, const floa
   Mapped<float> z0(z, width, rows), out(rows, width);
   Mapped<std::int64_t> t(kSteps, 1, rows);
   const std::int64_t seed = 7;
-  add_noise(kOnlyTheEnd, {z0.data, mean, std, schedule(t), &seed, rows, width}, out.data);
+  add_noise(kOnlyTheEnd, {z0.data, mean, std, schedule(t), &seed, 0, rows, width}, out.data);
   const std::vector<float> found = out.tail();
   bool good = true;
   for (int i = 0; i < kTail * width; ++i) {
@@ -281,7 +281,7 @@ void check_noising() {
   Mapped<float> z0(z, kWidth), grad(g, kWidth), out(kRows, kWidth);
   Mapped<std::int64_t> t(kSteps, 1);
   const std::int64_t seed = 7;
-  const Noising<float> in{z0.data, mean.data(), std.data(), schedule(t), &seed, kRows, kWidth};
+  const Noising<float> in{z0.data, mean.data(), std.data(), schedule(t), &seed, 0, kRows, kWidth};
   // f(i, k) for element i of the tail, in column k; 0 in column 0.
   const auto each = [](auto f) {
     std::vector<double> result(kTail * kWidth);

@@ -68,7 +68,7 @@ OPS = {
         dict(grad=(0, X[:2]), dtype=(0, X.double()), col_outside=(3, COL + 1)),
     ),
     "directional_noise": (
-        (X, PER_COLUMN, PER_COLUMN, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
+        (X, PER_COLUMN, PER_COLUMN, STEPS, ALPHA_BAR, SEED, 0.1, 1.0, 0),
         dict(
             mean=(1, PER_ROW),
             std=(2, PER_ROW),
@@ -80,6 +80,8 @@ OPS = {
             schedule_dtype=(4, ALPHA_BAR.float()),
             seed=(5, SEED[:0]),
             seed_dtype=(5, SEED.int()),
+            row_negative=(8, -1),
+            row_beyond=(8, 2**63 - 3),
             mean_dtype=(1, PER_COLUMN.double()),
             mean_of_16_bits=(0, X.half(), 1, PER_COLUMN.half()),
             empty=(0, NOTHING, 1, PER_ROW[:0], 2, PER_ROW[:0]),
@@ -87,26 +89,28 @@ OPS = {
         ),
     ),
     "directional_noise_backward": (
-        (X, X, PER_COLUMN, PER_COLUMN, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
+        (X, X, PER_COLUMN, PER_COLUMN, STEPS, ALPHA_BAR, SEED, 0.1, 1.0, 0),
         dict(
             grad=(0, X[:2]),
             grad_dtype=(0, X.half()),
             std=(3, PER_ROW),
             step_beyond=(4, STEPS + 1),
+            row_negative=(9, -1),
             vector=(1, PER_ROW),
         ),
     ),
     "isotropic_noise": (
-        (X, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
+        (X, STEPS, ALPHA_BAR, SEED, 0.1, 1.0, 0),
         dict(
             steps=(1, STEPS[:2]),
             step_beyond=(1, STEPS + 1),
+            row_negative=(6, -1),
             empty=(0, NOTHING),
             huge=(0, HUGE, 1, STEPS[:0]),
         ),
     ),
     "isotropic_noise_backward": (
-        (X, X, STEPS, ALPHA_BAR, SEED, 0.1, 1.0),
+        (X, X, STEPS, ALPHA_BAR, SEED, 0.1, 1.0, 0),
         dict(
             grad=(0, X[:2]),
             steps=(2, STEPS[:2]),

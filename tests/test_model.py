@@ -13,7 +13,7 @@ import hdrm
 from hdrm import ops
 from hdrm.config import PRESETS, Config, parse_assignments, preset_for
 from hdrm.model import checkpoint
-from hdrm.model.denoiser import Denoiser, time_embedding
+from hdrm.model.denoiser import Denoiser, Mask, time_embedding
 from hdrm.model.encoder import Encoder
 
 CONFIG = Config(dim=9, hidden=(12, 14), steps=6, sampling_steps=1, layers=2)
@@ -85,6 +85,47 @@ def test_untrained_denoisers_predict_what_they_are_given(noise, predict):
         assert not z[:, 0].any()
 
 
+@pytest.mark.parametrize("shape", [(12, 9), (7, 3, 2)])
+def test_the_mask_of_a_slice_is_the_slice_of_the_mask(shape):
+    mask, x = Mask(0.4), torch.ones(shape)
+
+    def draw(first, last, *rows):
+        torch.manual_seed(5)
+        return mask(x[first:last], *rows), torch.get_rng_state()
+
+    whole, state = draw(0, len(x))
+    assert 0 < float(whole.mean()) < 1
+    for first, last in ((0, 0), (0, 4), (4, 5), (5, len(x))):
+        found, after = draw(first, last, (first, len(x)))
+        assert torch.equal(found, whole[first:last])
+        assert torch.equal(after, state)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_slices_of_a_batch_are_denoised_as_the_batch_is(grad):
+    model = make_model(CONFIG.replace(dropout=0.5)).double().train()
+    rows = 3000  # more than inference takes at a time
+    user, history = torch.nn.functional.pad(torch.randn(2, rows, 8).double(), (1, 0))
+    t = torch.arange(rows) % 6
+
+    def denoised(part, **options):
+        torch.manual_seed(4)
+        with torch.set_grad_enabled(grad):
+            found = model.denoise(user[part], history[part], t[part], seed=3, **options)
+        return torch.stack(found), torch.get_rng_state()
+
+    whole, state = denoised(slice(None))
+    cuts, shares = [0, 401, rows], []
+    for first, last in zip(cuts, cuts[1:]):
+        share, after = denoised(slice(first, last), first_row=first, of_rows=rows)
+        assert torch.equal(after, state)
+        shares.append(share)
+    torch.testing.assert_close(torch.cat(shares, 1), whole, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(denoised(slice(401, rows))[0], shares[1])
+    with pytest.raises(ValueError, match="rows must be .* of 401 rows .*, got 2600 and 3000"):
+        denoised(slice(401), first_row=2600, of_rows=rows)
+
+
 def test_generation_is_deterministic_and_uses_both_denoisers():
     for config in (CONFIG, CONFIG.replace(sampling_steps=4, sampling_noise=True)):
         model = make_model(config)
@@ -100,9 +141,15 @@ def test_generation_is_deterministic_and_uses_both_denoisers():
             assert not torch.allclose(calm.generate()[1], z, atol=1e-4)
 
 
-def test_generation_in_blocks_of_users_is_that_of_all_users(monkeypatch):
-    model = make_model(CONFIG.replace(sampling_steps=4))
-    whole = model.generate()[1]
+@pytest.mark.parametrize("noise", ["directional", "isotropic"])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_generation_in_blocks_of_users_is_that_of_all_users(monkeypatch, drawn, noise):
+    model = make_model(CONFIG.replace(sampling_steps=4, sampling_noise=drawn, noise=noise))
+    h, whole = model.generate()
+    inputs = model.user_inputs(h, model.graph)
+    for first, last in ((0, 11), (11, NUM_USERS)):
+        part = model.generate_from(*(z[first:last] for z in inputs), first=first)
+        torch.testing.assert_close(part, whole[first:last], atol=1e-6, rtol=1e-5)
     monkeypatch.setattr("hdrm.model.hdrm.BLOCK", 7)
     torch.testing.assert_close(model.generate()[1], whole, atol=1e-6, rtol=1e-5)
 

@@ -31,11 +31,13 @@ def backend(request):
         yield request.param
 
 
-def noise_of(seed: int, rows: int, width: int, dtype=torch.float32) -> torch.Tensor:
+def noise_of(
+    seed: int, rows: int, width: int, dtype=torch.float32, first_row: int = 0
+) -> torch.Tensor:
     """ε (rows, width) but for column 0: isotropic noise at ᾱ = 0 added to nothing."""
-    zero = torch.zeros(rows, width, dtype=dtype)
+    zero, t = torch.zeros(rows, width, dtype=dtype), torch.zeros(rows, dtype=torch.int64)
     alpha_bar = torch.zeros(1, dtype=torch.float64)
-    return ops.isotropic_noise(zero, torch.zeros(rows, dtype=torch.int64), alpha_bar, seed=seed)
+    return ops.isotropic_noise(zero, t, alpha_bar, seed=seed, first_row=first_row)
 
 
 def steps(rows: int) -> torch.Tensor:
@@ -90,21 +92,44 @@ def test_stream_equals_triton(seed, tmp_path):
     )
 
 
-@pytest.mark.parametrize("seed", [0, -5])
-@pytest.mark.parametrize("width", [2, 5, 33, 64, 1030])
-def test_noise_equals_the_oracle(backend, seed, width):
-    """Element (row, k) is component k mod 4 of index row·⌈width/4⌉ + ⌊k/4⌋."""
-    rows = max(3, 100 // width)
+def oracle(seed: int, rows: int, width: int, first_row: int = 0) -> torch.Tensor:
+    """Element k of row r is component k mod 4 of index r·⌈width/4⌉ + ⌊k/4⌋."""
     quads = -(-width // 4)
     expected = [
         [x for q in range(quads) for x in philox_oracle.randn4x(seed, row * quads + q)][:width]
-        for row in range(rows)
+        for row in range(first_row, first_row + rows)
     ]
+    return torch.tensor(expected, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", [0, -5])
+@pytest.mark.parametrize("width", [2, 5, 33, 64, 1030])
+def test_noise_equals_the_oracle(backend, seed, width):
+    rows = max(3, 100 // width)
     found = noise_of(seed, rows, width).double()
     # float32 holds the angle to 2.4e-7, and radii go up to 5.7.
-    torch.testing.assert_close(
-        found[:, 1:], torch.tensor(expected, dtype=torch.float64)[:, 1:], rtol=0, atol=2e-6
+    torch.testing.assert_close(found[:, 1:], oracle(seed, rows, width)[:, 1:], rtol=0, atol=2e-6)
+
+
+# In the first three an index comes to 2³¹, 2³² and 2³³ within the table, the last has the last index.
+LARGE = [2**31 // 9 - 1, 2**32 // 9 - 1, 2**33 // 9 - 1, 2**58, (2**63 - 1) // 9 - 3]
+
+
+@pytest.mark.parametrize("first_row", LARGE)
+def test_rows_of_large_numbers(backend, first_row):
+    """Forward, and in the gradient of σ, Σ b·g·sgn(z)|ε| with b = 1."""
+    rows, width = 3, 33
+    expected = oracle(3, rows, width, first_row)
+    found = noise_of(3, rows, width, torch.float64, first_row)
+    torch.testing.assert_close(found[:, 1:], expected[:, 1:], rtol=0, atol=2e-6)
+    z, t = tangents(rows, width), torch.zeros(rows, dtype=torch.int64)
+    std = torch.ones(width, dtype=torch.float64, requires_grad=True)
+    out = ops.directional_noise(
+        z, t, 0 * ALPHA_BAR[:1], seed=3, first_row=first_row, statistics=(0 * std.detach(), std)
     )
+    (gradient,) = torch.autograd.grad(out.sum(), std)
+    wanted = (z.sgn() * expected.abs()).sum(0)
+    torch.testing.assert_close(gradient[1:], wanted[1:], rtol=0, atol=1e-5)
 
 
 def test_noise_is_normal(backend):
@@ -237,6 +262,52 @@ def test_value_and_gradient_follow_the_formula(backend, kind, growth):
     torch.testing.assert_close(gradient, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "width"), [(300, 5), (70, 64), (9, 1030)])
+@pytest.mark.parametrize("kind", ["directional", "isotropic"])
+def test_a_slice_of_a_table_is_noised_as_the_table_is(backend, kind, rows, width, dtype):
+    z, t = tangents(rows, width, dtype), steps(rows)
+    g = tangents(rows, width, dtype, seed=1)
+    mean, std = ops.column_statistics(z)
+
+    def noised(first: int, last: int):
+        leaves = [leaf.clone().requires_grad_() for leaf in (z[first:last], mean, std)]
+        if kind == "directional":
+            op, options = ops.directional_noise, {"statistics": leaves[1:]}
+        else:
+            op, options, leaves = ops.isotropic_noise, {}, leaves[:1]
+        out = op(
+            leaves[0], t[first:last], ALPHA_BAR, seed=5, first_row=first, growth=0.2, **options
+        )
+        return out, *torch.autograd.grad(out, leaves, g[first:last])
+
+    whole, gz, *of_statistics = noised(0, rows)
+    bounds = [0, 1, rows // 2 + 1, rows]
+    shares = [noised(*each) for each in zip(bounds, bounds[1:])]
+    assert torch.equal(torch.cat([share[0] for share in shares]), whole)
+    assert torch.equal(torch.cat([share[1] for share in shares]), gz)
+    for found, *parts in zip(of_statistics, *(share[2:] for share in shares)):
+        torch.testing.assert_close(sum(parts), found, rtol=1e-4, atol=1e-5)
+
+
+def test_one_graph_for_all_first_rows():
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=count)
+    def noised(z, t, first_row):
+        return ops.directional_noise(z, t, ALPHA_BAR, seed=3, first_row=first_row)
+
+    for rows, first_row in ((12, 7), (12, 2**40), (5, 9)):
+        z, t = tangents(rows, 6, torch.float32), steps(rows)
+        expected = ops.directional_noise(z, t, ALPHA_BAR, seed=3, first_row=first_row)
+        assert torch.equal(noised(z, t, first_row), expected)
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize("growth", [0.0, 0.5])
 def test_levels_are_exact_to_rounding(backend, growth):
     """In float32, also where ᾱ is so near 1 that its distance from 1 is lost when it is rounded."""
@@ -351,3 +422,10 @@ def test_bad_arguments():
         ops.isotropic_noise(z, t, ALPHA_BAR[None])
     with pytest.raises(ValueError, match="shape"):
         ops.isotropic_noise(z[0], t, ALPHA_BAR)
+    most = (2**63 - 1) // 2 - 4  # rows of two indices
+    for op in (ops.directional_noise, ops.isotropic_noise):
+        for first_row in (-1, most + 1):
+            with pytest.raises(ValueError, match=f"first_row must be from 0 to {most}, got"):
+                op(z, t, ALPHA_BAR, first_row=first_row)
+        with pytest.raises(TypeError, match="first_row must be a whole number, got 1.0"):
+            op(z, t, ALPHA_BAR, first_row=1.0)

@@ -117,7 +117,7 @@ def test_statistics(backend, dtype):
 def test_opcheck(dtype, namespace, name):
     """What the fakes promise, backward included, is what 16-bit tables get."""
     z, graph, seed = tangents(9, 6, dtype), small_graph(), torch.tensor([5])
-    schedule = T, ALPHA_BAR.double(), seed, 0.1, 1.0
+    schedule = T, ALPHA_BAR.double(), seed, 0.1, 1.0, 2
     arguments = {
         "directional_noise": (z, *ops.column_statistics(z), *schedule),
         "isotropic_noise": (z, *schedule),

@@ -1,5 +1,6 @@
 #include "ops/noising.h"
 
+#include <limits>
 #include <tuple>
 
 #include "binding/binding.h"
@@ -44,13 +45,28 @@ void check_steps(const Tensor& t, std::int64_t num_steps) {
   }
 }
 
+// The seed, and the number of the first of the rows that noise is drawn for.
+struct Draws {
+  const Tensor& seed;
+  std::int64_t first_row;
+};
+
+// An index of Philox has 64 bits; half of them are counted with.
+void check_draws(const Draws& draws, std::int64_t rows, int width) {
+  check_seed(draws.seed);
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max() / quads(width) - rows;
+  STD_TORCH_CHECK(0 <= draws.first_row && draws.first_row <= most,
+                  "hdrm: first_row of a noise op must be from 0 to ", most, ", got ",
+                  draws.first_row);
+}
+
 // Calls f with what a noise op reads; mean and std are null for isotropic noise.
 template <class Device, class F>
 void with_noising(const Tensor& z0_, const Tensor* mean_, const Tensor* std_, const Steps& steps,
-                  const Tensor& seed, F f) {
+                  const Draws& draws, F f) {
   const int width = check_table(z0_);
-  check_seed(seed);
   const std::int64_t rows = z0_.size(0), num_steps = steps.alpha_bar.numel();
+  check_draws(draws, rows, width);
   const ScalarType type = arithmetic(z0_);
   const Tensor z0 = torch::stable::contiguous(z0_);
   const Tensor t = fit("t", steps.t, rows, ScalarType::Long);
@@ -63,17 +79,17 @@ void with_noising(const Tensor& z0_, const Tensor* mean_, const Tensor* std_, co
   by_storage(z0, [&]<class S>(S) {
     using T = Arithmetic<S>;
     f(Noising<S>{read<S>(z0), mean_ ? read<T>(mean) : nullptr, std_ ? read<T>(std) : nullptr,
-                  schedule, read<std::int64_t>(seed), rows, width});
+                  schedule, read<std::int64_t>(draws.seed), draws.first_row, rows, width});
   });
 }
 
 template <class Device>
 Tensor directional_noise(const Tensor& z0, const Tensor& mean, const Tensor& std, const Tensor& t,
-                         const Tensor& alpha_bar, const Tensor& seed, double growth,
-                         double root_c) {
+                         const Tensor& alpha_bar, const Tensor& seed, double growth, double root_c,
+                         std::int64_t first_row) {
   Device device(z0, mean, std, t, alpha_bar, seed);
   const Tensor out = like(z0);
-  with_noising<Device>(z0, &mean, &std, {t, alpha_bar, growth, root_c}, seed,
+  with_noising<Device>(z0, &mean, &std, {t, alpha_bar, growth, root_c}, {seed, first_row},
                        [&]<class S>(const Noising<S>& in) {
     hdrm::add_noise(device.on(), in, write<S>(out));
   });
@@ -83,12 +99,13 @@ Tensor directional_noise(const Tensor& z0, const Tensor& mean, const Tensor& std
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor> directional_noise_backward(
     const Tensor& grad, const Tensor& z0, const Tensor& mean, const Tensor& std, const Tensor& t,
-    const Tensor& alpha_bar, const Tensor& seed, double growth, double root_c) {
+    const Tensor& alpha_bar, const Tensor& seed, double growth, double root_c,
+    std::int64_t first_row) {
   Device device(z0, grad, mean, std, t, alpha_bar, seed);
   check_table(z0);
   const Tensor g = fit("the gradient", grad, z0.numel(), z0.scalar_type()), gz0 = like(z0);
   const Tensor gmean = column_vector(z0), gstd = column_vector(z0);
-  with_noising<Device>(z0, &mean, &std, {t, alpha_bar, growth, root_c}, seed,
+  with_noising<Device>(z0, &mean, &std, {t, alpha_bar, growth, root_c}, {seed, first_row},
                        [&]<class S>(const Noising<S>& in) {
     using T = Arithmetic<S>;
     hdrm::directional_noise_backward(device.on(), in, read<S>(g), write<S>(gz0), write<T>(gmean),
@@ -99,10 +116,11 @@ std::tuple<Tensor, Tensor, Tensor> directional_noise_backward(
 
 template <class Device>
 Tensor isotropic_noise(const Tensor& z0, const Tensor& t, const Tensor& alpha_bar,
-                       const Tensor& seed, double growth, double root_c) {
+                       const Tensor& seed, double growth, double root_c,
+                       std::int64_t first_row) {
   Device device(z0, t, alpha_bar, seed);
   const Tensor out = like(z0);
-  with_noising<Device>(z0, nullptr, nullptr, {t, alpha_bar, growth, root_c}, seed,
+  with_noising<Device>(z0, nullptr, nullptr, {t, alpha_bar, growth, root_c}, {seed, first_row},
                        [&]<class S>(const Noising<S>& in) {
     hdrm::add_noise(device.on(), in, write<S>(out));
   });
@@ -112,10 +130,10 @@ Tensor isotropic_noise(const Tensor& z0, const Tensor& t, const Tensor& alpha_ba
 template <class Device>
 Tensor isotropic_noise_backward(const Tensor& grad, const Tensor& z0, const Tensor& t,
                                 const Tensor& alpha_bar, const Tensor& seed, double growth,
-                                double root_c) {
+                                double root_c, std::int64_t first_row) {
   Device device(z0, grad, t, alpha_bar, seed);
   const Tensor g = fit("the gradient", grad, z0.numel(), z0.scalar_type()), gz0 = like(z0);
-  with_noising<Device>(z0, nullptr, nullptr, {t, alpha_bar, growth, root_c}, seed,
+  with_noising<Device>(z0, nullptr, nullptr, {t, alpha_bar, growth, root_c}, {seed, first_row},
                        [&]<class S>(const Noising<S>& in) {
     hdrm::isotropic_noise_backward(device.on(), in, read<S>(g), write<S>(gz0));
   });

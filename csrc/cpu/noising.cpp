@@ -34,17 +34,17 @@ struct Task {
 
 // Calls f(row, ε of the row) for rows begin … end−1. Indices run on from row to row, so the normal
 // numbers of several short rows are made at once.
-template <class F>
-HDRM_FN void with_noise(std::int64_t seed, int width, std::int64_t begin, std::int64_t end, F f) {
+template <class S, class F>
+HDRM_FN void with_noise(const Noising<S>& in, std::int64_t begin, std::int64_t end, F f) {
   using cpu::kLanes;
-  const std::int64_t per_row = quads(width), group = std::max<std::int64_t>(1, 256 / per_row);
+  const std::int64_t per_row = quads(in.width), group = std::max<std::int64_t>(1, 256 / per_row);
   const std::int64_t padded = (group * per_row + kLanes - 1) / kLanes * kLanes;
   std::vector<float> buffer(4 * padded);
   float* e = buffer.data();
-  const Words key(seed);
+  const Words key(*in.seed);
   for (std::int64_t first = begin; first < end; first += group) {
     const std::int64_t last = std::min(first + group, end), count = (last - first) * per_row;
-    cpu::normals(key, Words(first * per_row), count, e);
+    cpu::normals(key, Words((in.first_row + first) * per_row), count, e);
     for (std::int64_t row = first; row < last; ++row) f(row, e + 4 * per_row * (row - first));
   }
 }
@@ -54,7 +54,7 @@ HDRM_FN void run_add(const Task<S>& task, std::int64_t begin, std::int64_t end) 
   using T = Arithmetic<S>;
   const Noising<S>& in = task.in;
   const Serial team;
-  with_noise(*in.seed, in.width, begin, end, [&](std::int64_t row, const float* e) {
+  with_noise(in, begin, end, [&](std::int64_t row, const float* e) {
     const S* z = in.z0 + row * in.width;
     S* out = task.out + row * in.width;
     const Level<T> level = level_of<T>(in.schedule, row);
@@ -87,7 +87,7 @@ HDRM_FN void run_add_backward(const Task<S>& task, std::int64_t begin, std::int6
   const Noising<S>& in = task.in;
   const Serial team;
   const int n = in.width;
-  with_noise(*in.seed, n, begin * kBlockRows, std::min(end * kBlockRows, in.rows),
+  with_noise(in, begin * kBlockRows, std::min(end * kBlockRows, in.rows),
              [&](std::int64_t row, const float* e) {
     const S *z = in.z0 + row * n, *g = task.g + row * n;
     S* gz = task.out + row * n;

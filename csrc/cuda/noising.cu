@@ -7,11 +7,11 @@
 namespace hdrm::cuda {
 namespace {
 
-// The four normal numbers of a place in a row.
+// The four normal numbers of a place in the row of this number.
 template <class T>
-__device__ __forceinline__ void noise_at(Words key, std::int64_t row, const Place& place, T* e) {
+__device__ __forceinline__ void noise_at(Words key, std::int64_t number, const Place& place, T* e) {
   float drawn[kHeld];
-  normals(key, Words(row * quads(place.width) + place.first / kHeld), drawn);
+  normals(key, Words(number * quads(place.width) + place.first / kHeld), drawn);
 #pragma unroll
   for (int j = 0; j < kHeld; ++j) e[j] = drawn[j];
 }
@@ -40,7 +40,7 @@ struct AddNoise {
                                        std::int64_t row, T* out) const {
     T z[kHeld], e[kHeld];
     place.load(in.z0 + row * in.width, z);
-    noise_at(columns.key, row, place, e);
+    noise_at(columns.key, in.first_row + row, place, e);
     const Level<T> level = level_of<T>(in.schedule, row);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
@@ -141,7 +141,7 @@ struct NoiseGradient {
     T z[kHeld], of_out[kHeld], e[kHeld], gz[kHeld];
     place.load(in.z0 + row * in.width, z);
     place.load(g + row * in.width, of_out);
-    noise_at(state.key, row, place, e);
+    noise_at(state.key, in.first_row + row, place, e);
     const Level<T> level = level_of<T>(in.schedule, row);
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {

@@ -19,6 +19,7 @@ struct Noising {
   const T *mean, *std;  // (width,) each; null for isotropic noise
   Schedule schedule;
   const std::int64_t* seed;
+  std::int64_t first_row;  // the number of z0's row 0, for its noise
   std::int64_t rows;
   int width;
 };

@@ -9,7 +9,7 @@
 
 namespace hdrm {
 
-// Element (row, k) takes component k mod 4 of the index row·quads(width) + ⌊k/4⌋.
+// Element (row, k) takes component k mod 4 of the index (first_row + row)·quads(width) + ⌊k/4⌋.
 HDRM_FN std::int64_t quads(int width) { return (width + 3) / 4; }
 
 // sgn(z)·|ε|; what is neither positive nor negative passes, be it 0 or NaN.

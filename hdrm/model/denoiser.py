@@ -27,7 +27,9 @@ class Mask(nn.Module):
 
     Dropout without its factor 1/(1 − p), which :attr:`scale` is. It takes 16 random bits an element,
     so p counts in steps of 2⁻¹⁶: on the CPU torch's dropout draws Bernoulli numbers one by one,
-    which takes longer than a layer here.
+    which takes longer than a layer here. Of a share of a batch the whole batch's bits are drawn: the
+    processes that have the other shares leave their generators in the same state, and the mask is
+    the one that a single process would have.
     """
 
     def __init__(self, p: float) -> None:
@@ -40,14 +42,19 @@ class Mask(nn.Module):
     def scale(self) -> float:
         return 2**16 / self.kept if self.training else 1.0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: tuple[int, int] | None = None) -> Tensor:
+        """``rows``: the number of x's first row and how many rows the batch has; None: x is all."""
         if not self.training or self.kept == 2**16:
             return x
+        first, total = rows or (0, len(x))
+        mine = slice(first, first + len(x))
         if torch.compiler.is_compiling():  # which cannot trace random_ of a range
-            return x * (torch.rand_like(x) < self.kept / 2**16)
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-        bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
-        return x * (bits < self.kept - 2**15)
+            drawn = torch.rand(total, *x.shape[1:], dtype=x.dtype, device=x.device)
+            return x * (drawn[mine] < self.kept / 2**16)
+        count = total * math.prod(x.shape[1:])
+        words = torch.empty(-(-count // 4), dtype=torch.int64, device=x.device)
+        bits = words.random_(-(2**63), None).view(torch.int16)[:count]
+        return x * (bits.view(total, *x.shape[1:])[mine] < self.kept - 2**15)
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": InPlaceTanh, "relu": partial(nn.ReLU, inplace=True)}
@@ -96,12 +103,23 @@ class Denoiser(nn.Module):
         """The first and the last layer."""
         return cast(nn.Linear, self.layers[0]), cast(nn.Linear, self.layers[-1])
 
-    def forward(self, z_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def forward(
+        self, z_t: Tensor, t: Tensor, condition: Tensor, *, rows: tuple[int, int] | None = None
+    ) -> Tensor:
         """Tangent vectors (B, dim) from z_t (B, dim), t int64 (B,) or (1,), condition (B, dim).
 
         The time column of the result is 0, as a tangent vector at the origin has it.
+
+        ``rows``: where z_t is a slice of a batch, the number of its first row and how many rows the
+        batch has. Dropout is then that of the batch, from torch's generator in the same state, and
+        leaves the generator as the batch does. ValueError if the batch ends before z_t.
         """
-        return self.denoise(z_t, t, self.prepare(condition))
+        if rows is not None and not 0 <= rows[0] <= rows[1] - len(z_t):
+            raise ValueError(
+                f"rows must be the first of {len(z_t)} rows and the number of rows of a batch that "
+                f"has them all, got {rows[0]} and {rows[1]}"
+            )
+        return self.denoise(z_t, t, self.prepare(condition), rows)
 
     # The first layer in three parts: nothing is concatenated, the gradient stops at parameters, and
     # what the condition adds is the same in every step of a reverse process.
@@ -111,21 +129,26 @@ class Denoiser(nn.Module):
         first = self._ends()[0]
         return F.linear(condition, first.weight[:, -condition.shape[1] :], first.bias)
 
-    def denoise(self, z_t: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
+    def denoise(
+        self, z_t: Tensor, t: Tensor, prepared: Tensor, rows: tuple[int, int] | None = None
+    ) -> Tensor:
         """forward, of a condition that was prepared."""
-        if torch.is_grad_enabled() or len(z_t) <= BLOCK:
-            return self._rows(z_t, t, prepared)
+        # While training there is one mask, of the whole batch.
+        if self.training or torch.is_grad_enabled() or len(z_t) <= BLOCK:
+            return self._rows(z_t, t, prepared, rows)
         out = torch.empty_like(z_t)
         for start in range(0, len(z_t), BLOCK):
             part = slice(start, start + BLOCK)
             out[part] = self._rows(z_t[part], t if len(t) == 1 else t[part], prepared[part])
         return out
 
-    def _rows(self, z_t: Tensor, t: Tensor, prepared: Tensor) -> Tensor:
+    def _rows(
+        self, z_t: Tensor, t: Tensor, prepared: Tensor, rows: tuple[int, int] | None = None
+    ) -> Tensor:
         (first, last), dim = self._ends(), z_t.shape[1]
         time = self.time(time_embedding(t, TIME_WIDTH).to(z_t.dtype))
         h = prepared + F.linear(time, first.weight[:, dim : dim + TIME_WIDTH])
-        h = torch.addmm(h, self.mask(z_t), first.weight[:, :dim].T, alpha=self.mask.scale)
+        h = torch.addmm(h, self.mask(z_t, rows), first.weight[:, :dim].T, alpha=self.mask.scale)
         h = self.layers[1:-1](h)
         return F.linear(h, F.pad(last.weight[1:], (0, 0, 1, 0)), F.pad(last.bias[1:], (1, 0)))
 

@@ -168,29 +168,46 @@ class Diffusion(nn.Module):
         statistics: tuple[Tensor, Tensor] | None,
         *,
         seed: int | Tensor,
+        first_row: int = 0,
     ) -> Tensor:
-        """z_t of each row of z0 (B, d+1) at its step t int64 (B,); statistics None: those of z0."""
+        """z_t of each row of z0 (B, d+1) at its step t int64 (B,); statistics None: those of z0.
+
+        Noise is drawn by a row's number, which is first_row for the first.
+        """
         if self.noise == "isotropic":
             return ops.isotropic_noise(
-                z0, t, self.alpha_bar, seed=seed, growth=self.growth, c=self.c
+                z0, t, self.alpha_bar, seed=seed, first_row=first_row, growth=self.growth, c=self.c
             )
         return ops.directional_noise(
-            z0, t, self.alpha_bar, seed=seed, statistics=statistics, growth=self.growth, c=self.c
+            z0,
+            t,
+            self.alpha_bar,
+            seed=seed,
+            first_row=first_row,
+            statistics=statistics,
+            growth=self.growth,
+            c=self.c,
         )
 
     def start(
-        self, z0: Tensor, steps: int, statistics: tuple[Tensor, Tensor], *, seed: int | None
+        self,
+        z0: Tensor,
+        steps: int,
+        statistics: tuple[Tensor, Tensor],
+        *,
+        seed: int | None,
+        first_row: int = 0,
     ) -> Tensor:
         """Where the reverse process of T' steps starts: z_{T'−1}, or its mean without a seed.
 
         The mean of directional noise is μ + σ⊙sgn(z_0)·√(2/π), that of isotropic noise 0. A single
-        step starts from z_0 itself.
+        step starts from z_0 itself. first_row as in :meth:`add_noise`.
         """
         if steps == 1:
             return z0
         if seed is not None:
             t = torch.full((len(z0),), steps - 1, device=z0.device)
-            return self.add_noise(z0, t, statistics, seed=seed)
+            return self.add_noise(z0, t, statistics, seed=seed, first_row=first_row)
         level = float(self.alpha_bar[steps - 1])
         z = level**0.5 * z0
         if self.noise == "directional":
@@ -198,10 +215,16 @@ class Diffusion(nn.Module):
             z = z + (1 - level) ** 0.5 * (mean + math.sqrt(2 / math.pi) * std * torch.sgn(z0))
         return z
 
-    def pure_noise(self, z: Tensor, statistics: tuple[Tensor, Tensor], *, seed: int) -> Tensor:
-        """Normal draws of z's shape for a reverse step; on the data's scale σ if directional."""
-        first = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        eps = ops.isotropic_noise(z, first, self.alpha_bar.new_zeros(1), seed=seed)  # ᾱ = 0
+    def pure_noise(
+        self, z: Tensor, statistics: tuple[Tensor, Tensor], *, seed: int, first_row: int = 0
+    ) -> Tensor:
+        """Normal draws of z's shape for a reverse step; on the data's scale σ if directional.
+
+        first_row as in :meth:`add_noise`.
+        """
+        t = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        nothing = self.alpha_bar.new_zeros(1)  # ᾱ
+        eps = ops.isotropic_noise(z, t, nothing, seed=seed, first_row=first_row)
         return eps * statistics[1] if self.noise == "directional" else eps
 
     def predicted_x0(self, output: Tensor, z_t: Tensor, t: Tensor) -> Tensor:

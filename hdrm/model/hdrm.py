@@ -188,19 +188,31 @@ class HDRM(nn.Module):
         return h[users], slices.histories(h, graph, users)
 
     def denoise(
-        self, user: Tensor, history: Tensor, t: Tensor, *, seed: int, first_row=0, of_rows=None
+        self,
+        user: Tensor,
+        history: Tensor,
+        t: Tensor,
+        *,
+        seed: int,
+        first_row: int = 0,
+        of_rows: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Noise both inputs (B, dim) to step t int64 (B,) and predict them back, (B, dim) each.
 
         Each denoiser is conditioned on the other's clean input. The scale of directional noise is
         what set_statistics has stored; with conditioning = "pair", where items take the place of
-        histories, it is the batch's own, and differentiated.
+        histories, it is that of the given rows, and differentiated.
+
+        A slice of a batch, of whose ``of_rows`` rows it starts with row ``first_row``, gets the
+        batch's noise, and its dropout where torch's generator is in the same state; None: the batch
+        ends with the slice. ValueError if the batch ends before.
         """
+        rows = (first_row, first_row + len(user) if of_rows is None else of_rows)
         predicted, of_pairs = [], self.config.conditioning == "pair"
         for k, (name, z0, known) in enumerate(zip(DENOISERS, (user, history), (history, user))):
             scale = None if of_pairs else self.statistics(name)
-            z_t = self.diffusion.add_noise(z0, t, scale, seed=seed + k)
-            output = self.denoisers[name](z_t, t, known)
+            z_t = self.diffusion.add_noise(z0, t, scale, seed=seed + k, first_row=first_row)
+            output = self.denoisers[name](z_t, t, known, rows=rows)
             predicted.append(self.diffusion.predicted_x0(output, z_t, t))
         return predicted[0], predicted[1]
 
@@ -220,7 +232,8 @@ class HDRM(nn.Module):
     def generate_from(self, user: Tensor, history: Tensor, *, first: int = 0) -> Tensor:
         """(û + n̂)/2 of any users from their vectors and histories, (n, dim) each.
 
-        ``first``: the number of the first of them, on which noise depends that is drawn.
+        ``first``: the number of the first of them. Noise that is drawn depends on a user's number,
+        and not on the users that are generated with it.
         """
         generated = torch.empty_like(user)
         for start in range(0, len(user), BLOCK):
@@ -237,13 +250,13 @@ class HDRM(nn.Module):
         diffusion, config, statistics = self.diffusion, self.config, self.statistics(name)
         denoiser = cast(Denoiser, self.denoisers[name])
         prepared = denoiser.prepare(known)
-        seed = derive_seed("inference", name, config.seed, first) if config.sampling_noise else None
-        z = diffusion.start(z0, config.sampling_steps, statistics, seed=seed)
+        seed = derive_seed("inference", name, config.seed) if config.sampling_noise else None
+        z = diffusion.start(z0, config.sampling_steps, statistics, seed=seed, first_row=first)
         for step in range(config.sampling_steps - 1, -1, -1):
             t = torch.tensor([step], device=z.device)  # of all rows
             spread = None
             if seed is not None and step > 0:
-                spread = diffusion.pure_noise(z, statistics, seed=seed + step)
+                spread = diffusion.pure_noise(z, statistics, seed=seed + step, first_row=first)
             x0 = diffusion.predicted_x0(denoiser.denoise(z, t, prepared), z, t)
             z = diffusion.reverse_step(x0, z, step, spread)
         return z

@@ -7,8 +7,9 @@
 μ and σ are the mean and the unbiased standard deviation of z0's columns over the batch: the noise
 keeps the sign of every coordinate and the scale of every dimension (Yuan et al., WWW 2025). ε is
 N(0, 1), drawn inside the kernel from Philox (:mod:`hdrm.ops.philox`): element (row, k) is component
-k mod 4 of ``randn4x(seed, row·⌈(d+1)/4⌉ + ⌊k/4⌋)``. It is never stored; the backward makes it
-again. The time column of the result is 0.
+k mod 4 of ``randn4x(seed, (first_row + row)·⌈(d+1)/4⌉ + ⌊k/4⌋)``, so that a slice of a table can be
+noised as it would be in the table. It is never stored; the backward makes it again. The time column
+of the result is 0.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def directional_noise(
     alpha_bar: Tensor,
     *,
     seed: int | Tensor | None = None,
+    first_row: int = 0,
     statistics: tuple[Tensor, Tensor] | None = None,
     growth: float = 0.0,
     c: float = 1.0,
@@ -40,6 +42,9 @@ def directional_noise(
             have to be waited for, so there nothing is looked up for them and their rows are NaN.
         alpha_bar: floating point (T,), the cumulative products ᾱ. Has no gradient.
         seed: of the noise; None draws it from torch's generator, so ``torch.manual_seed`` rules.
+        first_row: the number of z0's first row in a larger table, whose rows first_row,
+            first_row + 1, … get the same noise from the same seed; at least 0, and
+            (first_row + B)·⌈(d+1)/4⌉ < 2⁶³.
         statistics: (μ, σ), each (d+1,), to use instead of the batch's own, float32 where z0 has 16
             bits; nothing is differentiated through them unless they require gradients themselves.
         growth: the radial growth δ; 0 leaves it out.
@@ -50,10 +55,11 @@ def directional_noise(
         gradient 0. In 16 bits each of the two parts is rounded, and so is their sum.
 
     Raises:
-        TypeError, ValueError: shapes, dtypes or devices do not fit, growth < 0 or c ≤ 0.
+        TypeError, ValueError: shapes, dtypes or devices do not fit, first_row is no whole number
+            or out of range, growth < 0 or c ≤ 0.
         RuntimeError: a step is not in 0 … T−1 (on the CPU; the reference raises an IndexError).
     """
-    alpha_bar, root_c = _schedule("directional_noise", z0, t, alpha_bar, c)
+    alpha_bar, root_c = _schedule("directional_noise", z0, t, alpha_bar, first_row, c)
     if not 0 <= growth < math.inf:
         raise ValueError(
             f"directional_noise: growth must be at least 0 and finite, got {growth!r}"
@@ -74,7 +80,7 @@ def directional_noise(
             checks.same_as("directional_noise", "the arithmetic of z0", wide, name, value)
     seed = philox.seed_tensor(seed, z0.device)
     return backend.call(
-        "directional_noise", z0, mean, std, t, alpha_bar, seed, float(growth), root_c
+        "directional_noise", z0, mean, std, t, alpha_bar, seed, float(growth), root_c, first_row
     )
 
 
@@ -84,13 +90,14 @@ def isotropic_noise(
     alpha_bar: Tensor,
     *,
     seed: int | Tensor | None = None,
+    first_row: int = 0,
     growth: float = 0.0,
     c: float = 1.0,
 ) -> Tensor:
     """Noise z0 to step t with isotropic noise; arguments and errors as directional_noise."""
-    alpha_bar, root_c = _schedule("isotropic_noise", z0, t, alpha_bar, c)
+    alpha_bar, root_c = _schedule("isotropic_noise", z0, t, alpha_bar, first_row, c)
     seed = philox.seed_tensor(seed, z0.device)
-    return backend.call("isotropic_noise", z0, t, alpha_bar, seed, float(growth), root_c)
+    return backend.call("isotropic_noise", z0, t, alpha_bar, seed, float(growth), root_c, first_row)
 
 
 def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +116,9 @@ def column_statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
     return backend.call("column_statistics", z0)
 
 
-def _schedule(op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, c: float) -> tuple[Tensor, float]:
+def _schedule(
+    op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, first_row: int, c: float
+) -> tuple[Tensor, float]:
     """ᾱ in float64 and √c, after a look at the arguments that both kinds of noise have."""
     c = checks.curvature(c)
     checks.table(op, storage=True, z0=z0)
@@ -123,7 +132,16 @@ def _schedule(op: str, z0: Tensor, t: Tensor, alpha_bar: Tensor, c: float) -> tu
         )
     if alpha_bar.device != z0.device:
         raise ValueError(f"{op}: alpha_bar must be on {z0.device}, got {alpha_bar.device}")
+    checks.whole(op, "first_row", first_row)
+    most = (2**63 - 1) // _quads(z0) - z0.shape[0]  # the indices of Philox are kept in int64
+    if not 0 <= first_row <= most:
+        raise ValueError(f"{op}: first_row must be from 0 to {most}, got {first_row}")
     return alpha_bar.to(torch.float64), c**0.5
+
+
+def _quads(z0: Tensor) -> int:
+    """How many indices of Philox a row takes."""
+    return -(-z0.shape[1] // 4)
 
 
 def _levels(t: Tensor, alpha_bar: Tensor, growth: float, root_c: float) -> tuple[Tensor, Tensor]:
@@ -136,11 +154,11 @@ def _levels(t: Tensor, alpha_bar: Tensor, growth: float, root_c: float) -> tuple
     return signal[:, None], (1 - level).sqrt()[:, None]
 
 
-def _normals(z0: Tensor, seed: Tensor) -> Tensor:
+def _normals(z0: Tensor, seed: Tensor, first_row: int) -> Tensor:
     """ε for every element of z0, in z0's dtype."""
-    num_rows, width = z0.shape
-    quads = -(-width // 4)
+    (num_rows, width), quads = z0.shape, _quads(z0)
     index = torch.arange(num_rows * quads, device=z0.device).view(num_rows, quads)
+    index = index + first_row * quads
     return philox.randn4x(seed, index).flatten(1)[:, :width].to(z0.dtype)
 
 
@@ -157,17 +175,24 @@ def _directional(
     seed: Tensor,
     growth: float,
     root_c: float,
+    first_row: int,
 ) -> Tensor:
     a, b = _levels(t, alpha_bar, growth, root_c)
-    direction = mean + std * (torch.sgn(z0.detach()) * _normals(z0, seed).abs())
+    direction = mean + std * (torch.sgn(z0.detach()) * _normals(z0, seed, first_row).abs())
     return _without_time(a * z0 + b * direction)
 
 
 def _isotropic(
-    z0: Tensor, t: Tensor, alpha_bar: Tensor, seed: Tensor, growth: float, root_c: float
+    z0: Tensor,
+    t: Tensor,
+    alpha_bar: Tensor,
+    seed: Tensor,
+    growth: float,
+    root_c: float,
+    first_row: int,
 ) -> Tensor:
     a, b = _levels(t, alpha_bar, growth, root_c)
-    return _without_time(a * z0 + b * _normals(z0, seed))
+    return _without_time(a * z0 + b * _normals(z0, seed, first_row))
 
 
 def _statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,14 +209,15 @@ def _statistics(z0: Tensor) -> tuple[Tensor, Tensor]:
 backend.define(
     "directional_noise",
     "(Tensor z0, Tensor mean, Tensor std, Tensor t, Tensor alpha_bar, Tensor seed, float growth, "
-    "float root_c) -> Tensor",
+    "float root_c, SymInt first_row) -> Tensor",
     reference=_directional,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
     differentiable=(0, 1, 2),
 )
 backend.define(
     "isotropic_noise",
-    "(Tensor z0, Tensor t, Tensor alpha_bar, Tensor seed, float growth, float root_c) -> Tensor",
+    "(Tensor z0, Tensor t, Tensor alpha_bar, Tensor seed, float growth, float root_c, "
+    "SymInt first_row) -> Tensor",
     reference=_isotropic,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
     differentiable=(0,),

@@ -67,12 +67,12 @@ Results<S> run(const std::string& op, const On& on, const Tables<S>& tables, con
   Buffer<std::int64_t> t(tables.t, 0);
   Buffer<double> alpha_bar(kAlphaBar, 0);
   Buffer<T> first(shape.width), second(shape.width);
-  const std::int64_t seed = 123456789012345;
+  const std::int64_t seed = 123456789012345, first_row = std::int64_t(1) << 40;
   const bool directional = op.starts_with("directional");
   const Noising<S> in{z0.data(), directional ? mean.data() : nullptr,
                       directional ? std.data() : nullptr,
                       {t.data(), alpha_bar.data(), std::ssize(kAlphaBar), 0.1, 1}, &seed,
-                      shape.rows, shape.width};
+                      first_row, shape.rows, shape.width};
   if (op == "directional_noise" || op == "isotropic_noise") {
     add_noise(on, in, out.data());
     return {out.values(), {}, {}};

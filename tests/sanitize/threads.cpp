@@ -141,7 +141,7 @@ void check_noising() {
   std::vector<std::int64_t> t(kRows);
   for (std::int64_t row = 0; row < kRows; ++row) t[row] = row % num_steps;
   const Noising<T> in{z0.data(), mean.data(), std.data(),
-                      {t.data(), alpha_bar.data(), num_steps, 0.1, 1}, &seed, kRows, kWidth};
+                      {t.data(), alpha_bar.data(), num_steps, 0.1, 1}, &seed, 5, kRows, kWidth};
   Noising<T> isotropic = in;
   isotropic.mean = isotropic.std = nullptr;
   // A result of a table and two columns, which `run` fills as far as it has them.
