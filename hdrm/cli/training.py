@@ -34,12 +34,14 @@ from .options import Bytes, Count
 @click.option("--log", type=click.Choice(["tensorboard"]), help="Beside metrics.jsonl, write events "
               "into RUN/tensorboard; a run that has some goes on to. Needs the extra "
               "tensorboard.")  # fmt: skip
+@click.option("--mesh", metavar="RxC", help="Under torchrun: R groups that share the users, and C "
+              "slices of the columns.  [default: all processes share the users]")  # fmt: skip
 @click.option("--profile", is_flag=True, help="Record some steps of each stage: a Chrome trace in "
               "the run folder, and a table of the ten most expensive ops.")  # fmt: skip
 @click.pass_context
 def train(
     context, dataset, preset, out, encoder, device, dim, epochs, seed, memory_budget, assignments,
-    resume, log, profile,
+    resume, log, mesh, profile,
 ) -> int:  # fmt: skip
     """Train both stages on DATASET and measure the result.
 
@@ -49,6 +51,10 @@ def train(
 
     The model that ranks the validation split best is kept in the run folder. Ctrl-C (exit code 130)
     and SIGTERM (143) end the training early and keep it too; --resume goes on.
+
+    Several processes train together where torchrun starts them, with --device cpu or cuda:
+    torchrun --nproc-per-node 4 -m hdrm train DATASET --out RUN. Each holds a part of the table and of
+    the graph. When processes were restarted, the same command goes on with RUN.
     """
     if resume is not None:
         return _resume(context, resume, log, profile)

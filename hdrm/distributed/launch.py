@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from ..config import Config
-from .world import TIMEOUT, World
+from .world import World
 
 MINUTE = timedelta(minutes=1)
 
@@ -45,14 +45,13 @@ def join(device: str, mesh: str | None = None) -> World:
         device = f"cuda:{local}"
     shape = _shape(mesh)
     try:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=MINUTE)
-        dist.barrier()
+        dist.init_process_group("gloo", timeout=MINUTE)
+        dist.monitored_barrier(timeout=MINUTE, wait_all_ranks=True)
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ.get(f"MASTER_{name}", "?") for name in ("ADDR", "PORT"))
         raise RuntimeError(
             f"{place} did not meet all others at {where} within a minute: {error}"
         ) from error
-    dist.distributed_c10d._set_pg_timeout(TIMEOUT, dist.group.WORLD)
     return World(torch.device(device), shape)
 
 

@@ -49,18 +49,20 @@ class World:
         self.received: Counter[str] = Counter()
         # Every process makes all groups, in one order.
         ranks = torch.arange(self.size).view(self.rows, self.cols)
-        self.everyone = dist.group.WORLD
+        self.everyone = self._group(range(self.size))
         self.of_column = self._groups(ranks.T.tolist())[self.col]  # that share the columns
         self.of_row = self._groups(ranks.tolist())[self.row]  # that share the users
         # What is decided and what the host has goes by gloo, whatever the device.
-        on_cpu = device.type == "cpu"
-        self.control = self.everyone if on_cpu else dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self.control = self.everyone
+        if device.type != "cpu":
+            self.control = dist.new_group(backend="gloo", timeout=TIMEOUT)
 
     def _groups(self, members: Sequence[Sequence[int]]) -> list:
-        return [
-            self.everyone if len(ranks) == self.size else dist.new_group(ranks, timeout=TIMEOUT)
-            for ranks in members
-        ]
+        return [self.everyone if len(m) == self.size else self._group(m) for m in members]
+
+    def _group(self, ranks: Sequence[int]):
+        backend = "gloo" if self.device.type == "cpu" else "nccl"
+        return dist.new_group(list(ranks), timeout=TIMEOUT, backend=backend)
 
     def exchange(
         self, rows: Tensor, send: Sequence[int], receive: Sequence[int], group=None, *, label: str
@@ -92,7 +94,7 @@ class World:
     def total(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all processes, where it was."""
         there = values.to(self.device, copy=True)
-        dist.all_reduce(there)
+        dist.all_reduce(there, group=self.everyone)
         return there.to(values.device)
 
     def largest(self, numbers: Sequence[int]) -> list[int]:
