@@ -56,6 +56,21 @@ def train(
     torchrun --nproc-per-node 4 -m hdrm train DATASET --out RUN. Each holds a part of the table and of
     the graph. When processes were restarted, the same command goes on with RUN.
     """
+    from ..distributed import launch
+
+    changes = {"seed": seed} if seed is not None else {}
+    if epochs is not None:
+        changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
+    if launch.started():
+        if resume is not None or memory_budget is not None:
+            raise click.UsageError(
+                "under torchrun there are no --resume and --memory-budget: the same command goes on "
+                "with the run in --out"
+            )
+        settings = (preset, dim, assignments, changes)
+        return _train_together(dataset, settings, out, encoder, device, mesh, log, profile)
+    if mesh is not None:
+        raise click.UsageError("--mesh is of several processes; torchrun starts them")
     if resume is not None:
         return _resume(context, resume, log, profile)
     from .. import data
@@ -63,9 +78,6 @@ def train(
     from ..train.plan import Sizes
 
     console = Console()
-    changes = {"seed": seed} if seed is not None else {}
-    if epochs is not None:
-        changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
     interactions = data.load(dataset)
     config = _config(preset or _preset_of(interactions), dim, assignments).replace(**changes)
     if memory_budget is not None:
@@ -77,6 +89,32 @@ def train(
         interactions, config, out, source=dataset, device=device, observer=observer, encoder=encoder
     )
     return _fit(console, trainer, profiled)
+
+
+def _train_together(dataset, settings, out, encoder, device, mesh, log, profile) -> int:
+    """As train, by one of the processes that torchrun has started."""
+    from ..distributed import data, launch
+    from ..distributed.training import open_trainer
+    from ..train import runs
+
+    preset, dim, assignments, changes = settings
+    world = launch.join(device, mesh)
+    try:
+        interactions = data.load(dataset, world)
+        config = _config(preset or _preset_of(interactions), dim, assignments).replace(**changes)
+        run = Path(world.shared(str(out or runs.default_folder(interactions.name))))
+        console, observer, profiled = Console(quiet=world.rank > 0), None, None
+        if world.rank == 0:
+            observer, profiled = _observers(console, run, log, profile)
+        trainer = open_trainer(
+            interactions, config, run, source=dataset, observer=observer, encoder=encoder
+        )
+        if trainer is None:
+            console.print(f"{run} is finished: hdrm evaluate {run}", highlight=False)
+            return 0
+        return _fit(console, trainer, profiled)
+    finally:
+        launch.leave()
 
 
 def _observers(console, run, log, profile):

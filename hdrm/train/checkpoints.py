@@ -227,11 +227,7 @@ class Checkpoints:
         return {kind: f"{number:06d}.{suffix}" for kind, suffix in kinds.items()}
 
     def _numbers(self) -> list[int]:
-        """Of those that were completed, in order."""
-        matches = (
-            re.fullmatch(r"(\d{6,})\.json", path.name) for path in self.folder.glob("*.json")
-        )
-        return sorted(int(match[1]) for match in matches if match)
+        return completed(self.folder)
 
     def _delete(self, number: int) -> None:
         for name in self._names(number).values():  # the .json is the first
@@ -246,6 +242,17 @@ class Checkpoints:
                 _remove(path)
         for path in self.folder.parent.glob(".*.tmp"):
             _remove(path)
+
+
+def exist(run: Path) -> bool:
+    """Whether a checkpoint of the run was completed."""
+    return bool(completed(run / FOLDER))
+
+
+def completed(folder: Path) -> list[int]:
+    """The numbers of the checkpoints in a folder that were completed, in order."""
+    matches = (re.fullmatch(r"(\d{6,})\.json", path.name) for path in folder.glob("*.json"))
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def split(state: State, path: str, tensors: dict[str, Tensor]) -> dict:
