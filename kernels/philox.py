@@ -48,7 +48,9 @@ def box_muller(bits1, bits2):
 
 @triton.jit
 def normals(key, numbers, first, width, COUNT: tl.constexpr, T: tl.constexpr):
-    """ε of the rows of these int64 numbers in the columns first … first + COUNT − 1; ``first`` is a multiple of 4."""
+    """ε of the rows of these int64 numbers in the columns first … first + COUNT − 1, first a multiple of
+    4.
+    """
     quads = first // 4 + tl.arange(0, COUNT // 4)
     index = numbers[:, None] * ((width + 3) // 4) + quads[None, :]
     bits1, bits2, bits3, bits4 = tl.randint4x(key, index)

@@ -51,7 +51,7 @@ struct Draws {
   std::int64_t first_row;
 };
 
-// An index of Philox has 64 bits; half of them are counted with.
+// Indices of Philox are kept in int64.
 void check_draws(const Draws& draws, std::int64_t rows, int width) {
   check_seed(draws.seed);
   const std::int64_t most = std::numeric_limits<std::int64_t>::max() / quads(width) - rows;
