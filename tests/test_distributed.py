@@ -260,3 +260,50 @@ def test_weights_start_as_those_of_one_process():
         expected += [model.encoder.table.detach(), model.denoisers["user"].layers[0].weight.detach()]
     for found in in_processes((3, 1), started, "demo", 4):
         assert all(map(torch.equal, found, expected))
+
+
+def continued(world, source, runs) -> list:
+    """Test metrics of a training, and of one on the encoder of the first."""
+    from pathlib import Path
+
+    from hdrm.distributed.training import open_trainer
+
+    dataset, found = load(source, world), []
+    for config, run, encoder in (
+        (TINY, Path(runs) / "whole", None),
+        (TINY.replace(diffusion_lr=3e-3), Path(runs) / "second", Path(runs) / "whole"),
+    ):
+        trainer = open_trainer(dataset, config, run, source=source, encoder=encoder)
+        found.append(trainer.fit().test["hdrm"])
+        assert open_trainer(dataset, config, run, source=source) is None  # it is finished
+    return found
+
+
+TINY = SOFTMAX.replace(encoder_epochs=3, diffusion_epochs=2, omega=0.5, eval_steps=1)
+
+
+@pytest.mark.parametrize("mesh", [(2, 1), (2, 2)], ids=lambda mesh: "x".join(map(str, mesh)))
+def test_a_whole_training(mesh, tmp_path):
+    """Its run is one of a single process to whoever opens it."""
+    from hdrm.train import Trainer
+    from hdrm.train.runs import Run
+
+    source = str(write_npy(tmp_path / "data"))
+    dataset = load_whole(source)
+    expected = []
+    for config, name, encoder in (
+        (TINY, "one", None),
+        (TINY.replace(diffusion_lr=3e-3), "two", tmp_path / "one"),
+    ):
+        trainer = Trainer(dataset, config, tmp_path / name, source=source, encoder=encoder)
+        expected.append(trainer.fit().test["hdrm"])
+    (tmp_path / "runs").mkdir()
+    for found in in_processes(mesh, continued, source, str(tmp_path / "runs")):
+        for ours, single in zip(found, expected):
+            assert ours == pytest.approx(single)
+    one, several = (Run.open(tmp_path / name) for name in ("one", "runs/whole"))
+    assert several.description == one.description
+    assert [r["epoch"] for r in several.metrics()] == [r["epoch"] for r in one.metrics()]
+    for ours, single in zip(several.model.recommend([0, 7, 39], 5), one.model.recommend([0, 7, 39], 5)):
+        torch.testing.assert_close(ours, single)
+    assert several.dataset().fingerprint() == one.dataset().fingerprint()

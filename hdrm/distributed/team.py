@@ -13,6 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..graph import CSR, BipartiteGraph
 from ..model import HDRM, checkpoint
+from ..model.checkpoint import TABLE, Stored
 from ..train.rows import RowTable
 from ..train.team import Team
 from .asking import Asking
@@ -20,7 +21,6 @@ from .checkpoints import RankCheckpoints
 from .graph import RankGraph, with_transpose
 from .rows import RankRows
 
-TABLE = "encoder.table"
 BLOCK = 2**16  # rows of a table that are widened at a time
 
 
@@ -141,14 +141,8 @@ class RankTeam(Team):
             checkpoint.save_weights(weights, graph, model.config, run)
         self.world.barrier()
 
-    @torch.no_grad()
-    def restore(self, model: HDRM, run: Path) -> None:
-        weights = checkpoint.read(run).weights  # mapped from the file
-        at = len(weights[TABLE]) - self.num_items  # of the first item
-        rows = [weights[TABLE][at + self.items.start : at + self.items.stop]]
-        if at:
-            rows.insert(0, weights[TABLE][self.users.start : self.users.stop])
-        model.load_state_dict(weights | {TABLE: torch.cat(rows)})
+    def stored(self, run: Path) -> Stored:
+        return checkpoint.read(run).of(self.users, self.items)
 
     def of_users_and_items(self, model: HDRM) -> tuple[slice, ...]:
         """The table's own rows of users, where they have any, and of items."""

@@ -6,6 +6,7 @@ what it is. It is replaced in one step: a run folder holds the old model or the 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+TABLE = "encoder.table"
 FORMAT = "hdrm model, version 3"
 
 
@@ -40,6 +42,15 @@ class Stored:
     config: Config
     weights: dict[str, Tensor]
     adjacency: tuple[Tensor, Tensor]  # rowptr and col, mapped from the file
+
+    def of(self, users: range, items: range) -> Stored:
+        """The same, of which the table has the rows of some users and items alone."""
+        table = self.weights[TABLE]
+        first = len(table) - self.num_items  # 0 where users have no rows
+        rows = [table[first + items.start : first + items.stop]]
+        if first:
+            rows.insert(0, table[users.start : users.stop])
+        return dataclasses.replace(self, weights=self.weights | {TABLE: torch.cat(rows)})
 
     def graph(self) -> BipartiteGraph:
         """The training graph, on the mapped arrays; ValueError if they are not one."""

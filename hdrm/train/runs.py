@@ -32,6 +32,7 @@ from ..config import Config
 from ..data import Dataset
 from ..model import HDRM, checkpoint
 from . import checkpoints, profiling, tensorboard
+from .team import team_of
 
 DATASET_FILE = "dataset.json"
 LABELS_FILE = "labels.json"
@@ -183,7 +184,7 @@ def load_encoder(model: HDRM, folder: Path, dataset: Dataset) -> None:
         ValueError: the run's model is damaged, or was trained on other data or with other settings
             of the encoder than the model's.
     """
-    stored = checkpoint.read(folder)
+    stored = team_of(dataset.graph).stored(folder)
     fingerprint = _description(folder)["fingerprint"]
     if fingerprint != dataset.fingerprint():
         raise ValueError(

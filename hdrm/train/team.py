@@ -17,6 +17,7 @@ from .. import ops
 from ..config import Config
 from ..graph import CSR
 from ..model import HDRM, checkpoint
+from ..model.checkpoint import Stored
 from .checkpoints import Checkpoints
 from .rows import RowTable
 
@@ -151,7 +152,11 @@ class Team:
 
     def restore(self, model: HDRM, run: Path) -> None:
         """Take the weights of the model that save has written."""
-        checkpoint.fill(model, checkpoint.read(run))
+        checkpoint.fill(model, self.stored(run))
+
+    def stored(self, run: Path) -> Stored:
+        """The model of a run, of whose table this process has its own rows."""
+        return checkpoint.read(run)
 
 
 def team_of(graph) -> Team:
