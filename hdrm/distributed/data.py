@@ -106,7 +106,8 @@ def _group(world: World, cuts: Cuts) -> range:
 
 def _made(name, world, cuts, train, valid, test, notes, labels) -> RankDataset:
     """Of CSR of the row group's users."""
-    graph = RankGraph(world, cuts, train)
+    train = CSR.trusted(*(of.to(world.device) for of in (train.rowptr, train.col)), cuts.num_items)
+    graph = RankGraph.of(world, cuts, train)
     graph.team = team = RankTeam(graph)
     at = graph.own_users.start - _group(world, cuts).start
     own = range(at, at + graph.num_users)

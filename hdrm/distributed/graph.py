@@ -37,38 +37,50 @@ class RankGraph:
     Args:
         world: the processes.
         cuts: who has what.
-        edges: CSR (users of the row group × I), its users' items.
+        halo: the items that the row group's users have.
+        local: the group's edges, as a graph of its users and those items.
 
     Attributes:
         num_users, num_items: of this process; h has their rows, users first.
-        user_items: CSR (own users × I).
         degrees: int64 (num_nodes,), in the whole graph.
         team: what a stage asks of the processes; see hdrm.train.team.
     """
 
     team: RankTeam
 
-    def __init__(self, world: World, cuts: Cuts, edges: CSR, *, halo: Halo | None = None) -> None:
-        self.world, self.cuts, self._edges = world, cuts, edges
+    def __init__(self, world: World, cuts: Cuts, halo: Halo, local: BipartiteGraph) -> None:
+        self.world, self.cuts, self._halo, self._local = world, cuts, halo, local
+        self._columns = Columns(world, cuts)
         self.own_users, self.own_items = cuts.of_users(world.rank), cuts.of_items(world.rank)
         self.num_users, self.num_items = len(self.own_users), len(self.own_items)
-        self._first = cuts.users[world.row * world.cols]  # of the row group
-        at = self.own_users.start - self._first
-        self.user_items = CSR.trusted(
-            edges.rowptr[at : at + self.num_users + 1], edges.col, cuts.num_items, edges.offset
-        )
-        entries = edges.col[: edges.nnz].long() - edges.offset
-        # What is left of a graph has its halo: items that nobody has any more are 0 there.
-        self._halo = halo or Halo(world, cuts, torch.unique(entries))
-        self._local = with_transpose(edges.rowptr, self._position(entries), len(self._halo.items))
-        self._columns = Columns(world, cuts)
-        users, items = self._local.degrees.split([edges.num_rows, len(self._halo.items)])
-        self._group_degrees = users, self._halo.add(items)
-        of_items = self._group_degrees[1]
-        skipped = self.own_items.start - cuts.items[world.row * world.cols]
+        first = world.row * world.cols  # process of the row group
+        self._first_user = cuts.users[first]
+        users, items = local.degrees.split([local.num_users, local.num_items])
+        self._item_degrees = halo.add(items, label="degrees")  # of the group's own items
+        at = self.own_users.start - self._first_user, self.own_items.start - cuts.items[first]
         self.degrees = torch.cat(
-            [self.user_items.degrees, of_items[skipped : skipped + self.num_items]]
+            [
+                users[at[0] : at[0] + self.num_users],
+                self._item_degrees[at[1] : at[1] + self.num_items],
+            ]
         )
+
+    @classmethod
+    def of(cls, world: World, cuts: Cuts, edges: CSR) -> RankGraph:
+        """From a CSR (users of the row group × I) of all their items, without an offset."""
+        items = edges.col[: edges.nnz].long()
+        halo = Halo(world, cuts, torch.unique(items))
+        position = torch.searchsorted(halo.items, items)
+        return cls(world, cuts, halo, with_transpose(edges.rowptr, position, len(halo.items)))
+
+    @functools.cached_property
+    def user_items(self) -> CSR:
+        """CSR (own users × I)."""
+        begin = self.own_users.start - self._first_user
+        rowptr = self._local.rowptr[begin : begin + self.num_users + 1]
+        first, last = int(rowptr[0]), int(rowptr[-1])
+        position = self._local.col[first:last].long() - self._local.num_users
+        return CSR.trusted(rowptr - first, self._halo.items[position].int(), self.cuts.num_items)
 
     @property
     def num_nodes(self) -> int:
@@ -76,22 +88,23 @@ class RankGraph:
 
     @property
     def device(self) -> torch.device:
-        return self._edges.device
+        return self._local.device
 
     def where(self, keep: Keep) -> RankGraph:
         """As BipartiteGraph.where; ``keep`` sees ids of the whole graph."""
-        first = self._first
-        edges = self._edges.where(lambda users, items: keep(users + first, items))
-        graph = RankGraph(self.world, self.cuts, edges, halo=self._halo)
+        first, items = self._first_user, self._halo.items
+        local = self._local.where(lambda u, i: keep(u + first, items[i]))
+        # The halo stays: items that nobody has any more are 0 there.
+        graph = RankGraph(self.world, self.cuts, self._halo, local)
         graph.team = self.team
         return graph
 
     def to(self, device: torch.device | str) -> RankGraph:
         if torch.device(device) == self.device:
             return self
-        graph = RankGraph(self.world, self.cuts, self._edges.to(device))
-        graph.team = self.team
-        return graph
+        raise ValueError(
+            f"a part of a graph stays where the processes exchange, on {self.device}, got {device}"
+        )
 
     def propagate(
         self,
@@ -151,18 +164,13 @@ class RankGraph:
 
     def _round(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Â·h of the row group's nodes, in own columns."""
-        of_users, of_items = self._group_degrees
         halo = self._halo.fetch(items)
         around = ops.propagate(torch.cat([users, halo]), self._local, 1, space="tangent")
         users, means = around.split([len(users), len(halo)])
         # The kernel gives (h_i + Σ)/(d + 1) with the group's degree d: Σ is what the owner needs.
         scale = (self._local.degrees[len(users) :] + 1).to(means.dtype)[:, None]
         sums = self._halo.add(means.mul_(scale).sub_(halo))
-        return users, sums.add_(items).div_((of_items + 1).to(items.dtype)[:, None])
-
-    def _position(self, items: Tensor) -> Tensor:
-        """Where items are in the halo."""
-        return torch.searchsorted(self._halo.items, items)
+        return users, sums.add_(items).div_((self._item_degrees + 1).to(items.dtype)[:, None])
 
 
 class _Propagate(torch.autograd.Function):

@@ -45,10 +45,10 @@ class Halo:
             label="halo",
         )
 
-    def add(self, rows: Tensor) -> Tensor:
+    def add(self, rows: Tensor, *, label: str = "halo") -> Tensor:
         """The sums over groups of rows (H, w), at the group's own items."""
         taken = self._world.exchange(
-            rows, self._fetched, self._asked, self._world.of_column, label="halo"
+            rows, self._fetched, self._asked, self._world.of_column, label=label
         )
         sums = rows.new_zeros((self._count, *rows.shape[1:]))
         # Group after group, none of which names an item twice: the order of additions is fixed.
