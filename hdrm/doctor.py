@@ -98,7 +98,8 @@ def lines(found: dict) -> list[str]:
 
 def _problems(found: dict) -> list[str]:
     backends, versions = found["backends"], found["versions"]
-    problems = [
+    problems = [" ".join(mistake.split()) for mistake in ops.backend.mistakes()]
+    problems += [
         f"the backend {name} {state}"
         for name, state in backends.items()
         if state.startswith("fails")

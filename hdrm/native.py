@@ -15,8 +15,6 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
-from .memory import kept_by_default
-
 TORCH_MINIMUM = (2, 13)  # the stable ABI that csrc/ is compiled for
 
 _ROOT = Path(__file__).resolve().parent.parent  # a checkout if it holds csrc/
@@ -64,7 +62,6 @@ def _attempt() -> tuple[ModuleType | None, str | None]:
     if installed not in (built, None):
         return None, f"hdrm is version {installed}, its compiled code {built}; {_REPAIR}"
     _warn_if_outdated(Path(_C.__file__))
-    _C.keep_memory(kept_by_default())
     return _C, None
 
 

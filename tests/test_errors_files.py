@@ -255,26 +255,51 @@ def test_a_mistake_is_one_line(folder, tmp_path, monkeypatch, capsys, files, arg
     assert sorted(here.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        (
-            "HDRM_BACKEND",
-            "gpu",
-            r"HDRM_BACKEND asks for the backend 'gpu'; there are:\s+reference:",
-        ),
-        ("HDRM_KEPT_MEMORY", "lots", "HDRM_KEPT_MEMORY: expected an amount of memory such as 8GiB"),
-    ],
-)
-def test_a_wrong_variable_is_named_at_import(name, value, message):
-    ended = subprocess.run(
-        [sys.executable, "-c", "import hdrm"],
-        check=False,
-        env={**os.environ, name: value},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode and re.search(message, ended.stderr), ended.stderr
+WRONG_VARIABLES = {
+    "HDRM_BACKEND": ("gpu", "HDRM_BACKEND asks for the backend 'gpu'; there are: reference: available; "),
+    "HDRM_KEPT_MEMORY": ("lots", "HDRM_KEPT_MEMORY: expected an amount of memory such as 8GiB or 500MB, "
+                         "got 'lots'"),
+}  # fmt: skip
+
+
+def run_with_wrong(name, folder, *args) -> subprocess.CompletedProcess:
+    environment = {**os.environ, name: WRONG_VARIABLES[name][0]}
+    return subprocess.run(
+        [sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_VARIABLES)
+def test_a_wrong_variable_is_named_by_the_first_op(tmp_path, name):
+    script = """
+import torch, hdrm
+x = torch.zeros(2, 3)
+with hdrm.use_backend("reference"):
+    hdrm.ops.expmap0(x)
+try:
+    hdrm.ops.expmap0(x)
+except RuntimeError as error:
+    print(" ".join(str(error).split()))
+"""
+    ended = run_with_wrong(name, tmp_path, "-c", script)
+    assert ended.stdout.startswith(WRONG_VARIABLES[name][1]), ended
+    assert ended.returncode == 0 and not ended.stderr
+
+
+@pytest.mark.parametrize("name", WRONG_VARIABLES)
+def test_a_wrong_variable_is_one_line_of_a_command(tmp_path, name):
+    ended = run_with_wrong(name, tmp_path, "-m", "hdrm", "train", "demo")
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended
+    assert ended.stderr.startswith(f"error: {WRONG_VARIABLES[name][1]}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", WRONG_VARIABLES)
+def test_a_wrong_variable_is_a_problem_that_doctor_names(tmp_path, name):
+    ended = run_with_wrong(name, tmp_path, "-m", "hdrm", "doctor")
+    assert ended.returncode == 1 and "\n  reference: works\n" in ended.stdout, ended
+    assert f"\nproblem: {WRONG_VARIABLES[name][1]}" in ended.stdout
+    assert ended.stdout.count("problem: ") == 1 and not ended.stderr
 
 
 def test_data_that_are_not_where_the_variable_says(monkeypatch, tmp_path):

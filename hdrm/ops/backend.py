@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .. import native
+from .. import memory, native
 from . import checks, derivatives, radial
 
 BACKENDS = ("reference", "cpu", "cuda", "triton")
@@ -46,6 +46,7 @@ _COMPILED = native.load() is not None
 _forced: str | None = None
 _devices: tuple[str, ...] = ()  # types of device that the forced backend takes; empty for any
 _told: set[str] = set()
+_mistakes: list[str] = []  # in the environment variables; the first op says them, not the import
 
 
 def _has_kernel(op: str, key: str) -> bool:
@@ -88,6 +89,11 @@ def _why_no_cuda() -> str:
     return "there is no CUDA device"
 
 
+def mistakes() -> list[str]:
+    """What is wrong with HDRM_BACKEND and HDRM_KEPT_MEMORY, which were read at import."""
+    return list(_mistakes)
+
+
 def available_backends() -> dict[str, str]:
     """Every backend with ``"available"`` or the reason why it cannot be used."""
     reasons = _unavailable()
@@ -97,7 +103,7 @@ def available_backends() -> dict[str, str]:
 def _check_choice(name: str, origin: str) -> str:
     states = available_backends()
     if states.get(name) != "available":
-        table = "\n".join(f"  {backend}: {state}" for backend, state in states.items())
+        table = ";\n".join(f"  {backend}: {state}" for backend, state in states.items())
         raise RuntimeError(f"{origin} asks for the backend {name!r}; there are:\n{table}")
     return name
 
@@ -124,7 +130,8 @@ def use_backend(name: str) -> Iterator[None]:
             there is and why the others are not.
 
     The choice is global to the process, as it has to be seen by autograd's threads. The
-    environment variable ``HDRM_BACKEND`` makes the same choice for the whole process.
+    environment variable ``HDRM_BACKEND`` makes the same choice for the whole process; if it names
+    none that can be used, the first op outside such a block raises that error.
     """
     before = _forced, _devices
     _force(name, "use_backend()")
@@ -141,6 +148,8 @@ def call(name: str, *args):
     takes longer than a small table does: the same formula as an autograd.Function if something
     requires a gradient, and none of it if nothing does.
     """
+    if _mistakes and _forced is None:
+        raise RuntimeError("\n".join(_mistakes))
     for arg in args if _devices else ():
         if isinstance(arg, Tensor) and arg.device.type not in _devices:
             raise RuntimeError(
@@ -321,5 +330,12 @@ if not _COMPILED:
     warnings.warn(
         f"hdrm runs its reference implementations in plain torch: {native.error()}", stacklevel=2
     )
-if os.environ.get("HDRM_BACKEND"):
-    _force(os.environ["HDRM_BACKEND"], "HDRM_BACKEND")
+try:
+    memory.keep(memory.kept_by_default())
+except ValueError as error:
+    _mistakes.append(str(error))
+try:
+    if os.environ.get("HDRM_BACKEND"):
+        _force(os.environ["HDRM_BACKEND"], "HDRM_BACKEND")
+except RuntimeError as error:
+    _mistakes.append(str(error))
