@@ -57,6 +57,15 @@ def test_original_ids_go_in_and_come_out(command, tmp_path):
     assert code == 2 and "knows no user '7'" in err
 
 
+def test_set_has_the_last_word(command, tmp_path):
+    write_npy(tmp_path / "tiny")
+    stages = ("--set", "diffusion_epochs=1", "--set", "dim=5", "--seed", "3")
+    assert command("train", "tiny", "--out", "kept", *stages, *QUICK)[0] == 0
+    found = json.loads((tmp_path / "kept" / "config.json").read_text())
+    values = {name: found[name] for name in ("encoder_epochs", "diffusion_epochs", "dim", "seed")}
+    assert values == {"encoder_epochs": 2, "diffusion_epochs": 1, "dim": 5, "seed": 3}
+
+
 def test_a_graph_folder_is_a_data_set(command, tmp_path):
     rows = [f"reader-{u},{3 * i + 1000}" for u, i in interactions()]
     (tmp_path / "loans.csv").write_text("\n".join(["user,item", *rows]) + "\n")

@@ -26,8 +26,9 @@ from .options import Bytes, Count
 @click.option("--memory-budget", type=Bytes(), help="Device memory that may be used, such as 8GiB "
               "(on the CPU: all memory). Settings that need less are chosen if these need "
               "more.")  # fmt: skip
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting; "
-              "repeat as needed. `hdrm info --preset NAME` lists them.")  # fmt: skip
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, "
+              "also one that --dim, --epochs or --seed gives another value; repeat as needed. "
+              "`hdrm info --preset NAME` lists them.")  # fmt: skip
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run that "
               "was stopped or killed, to the result that it would have had. Everything else comes from "
               "the run.")  # fmt: skip
@@ -79,7 +80,8 @@ def train(
 
     console = Console()
     interactions = data.load(dataset)
-    config = _config(preset or _preset_of(interactions), dim, assignments).replace(**changes)
+    preset = preset or _preset_of(interactions)
+    config = _config(preset, assignments, dim=dim, epochs=epochs, seed=seed)
     if memory_budget is not None:
         sizes = Sizes.of(interactions)
         config = _within(console, memory_budget, config, sizes, device)
@@ -178,10 +180,11 @@ def _preset_of(dataset):
     return preset_for(dataset.name, dataset.num_users, dataset.num_items)
 
 
-def _config(preset, dim, assignments):
-    """A preset with what the command line changes."""
-    changes = parse_assignments(assignments)
-    return PRESETS[preset].replace(**changes | ({"dim": dim} if dim is not None else {}))
+def _config(preset, assignments, *, dim=None, epochs=None, seed=None):
+    """A preset with what the command line changes; --set has the last word."""
+    options = {"dim": dim, "encoder_epochs": epochs, "diffusion_epochs": epochs, "seed": seed}
+    given = {name: value for name, value in options.items() if value is not None}
+    return PRESETS[preset].replace(**given | parse_assignments(assignments))
 
 
 def _within(console, budget, config, sizes, device):
@@ -235,8 +238,7 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
 
     interactions = data.load(dataset)
     preset = preset or _preset_of(interactions)
-    config = _config(preset, None, assignments)
-    config = config.replace(seed=seed) if seed is not None else config
+    config = _config(preset, assignments, seed=seed)
     searched = space.search_space(config, wanted)
     task = search_folder.Task(interactions, dataset, preset, config, searched, device)
     folder = study or search_folder.default_folder(interactions.name)
@@ -281,7 +283,7 @@ def plan(dataset, users, items, interactions, preset, device, dim, budget, assig
     else:
         interactions = data.load(dataset)
         sizes, fitting = plan.Sizes.of(interactions), _preset_of(interactions)
-    config = _config(preset or fitting, dim, assignments)
+    config = _config(preset or fitting, assignments, dim=dim)
     console = Console()
     if budget is not None:
         _within(console, budget, config, sizes, device)
