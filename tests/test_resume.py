@@ -412,11 +412,23 @@ def test_what_cannot_be_resumed_is_one_line(source, stopped, tmp_path, hdrm_trai
     refused(run, ["config.json is damaged"])
 
 
-def test_what_has_changed_is_noted(stopped, tmp_path, monkeypatch):
+def test_what_has_changed_is_noted_in_one_line(stopped, tmp_path, monkeypatch):
     run = copied(stopped, tmp_path)
+    facts = json.loads(max((run / "checkpoints").glob("*.json")).read_text())["facts"]["machine"]
+    was = ", ".join(f"{name} {facts[name]}" for name in ("backend", "threads", "torch"))
     monkeypatch.setattr("torch.get_num_threads", lambda: 77)
-    with pytest.warns(UserWarning, match=r"with threads = \d+, now it is 77: the last digits may"):
+    monkeypatch.setattr("torch.__version__", "2.99.0")
+    with hdrm.use_backend("reference"), pytest.warns(UserWarning) as told:
         Trainer.resume(run)
+    assert [str(warning.message) for warning in told] == [
+        f"the run was trained with {was} and goes on with backend reference, threads 77, torch "
+        f"2.99.0: its result is that of an unstopped training no longer bit for bit"
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_noted_where_nothing_has_changed(stopped, tmp_path):
+    Resumed.open(copied(stopped, tmp_path)).checkpoints.release()
 
 
 def checkpoint_files(run: Path, age: int) -> list[Path]:

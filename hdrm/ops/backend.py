@@ -12,7 +12,7 @@ Every op is declared once with :func:`define` and lives in the dispatcher four t
 
 All carry the same schema, fake implementation and autograd formula, so each passes
 ``opcheck``, ``gradcheck`` and ``torch.compile(fullgraph=True)``. This module is the only place
-that knows which implementations exist; nothing above :mod:`hdrm.ops` mentions a backend.
+that knows which implementations exist; above :mod:`hdrm.ops` a backend is reported, never chosen.
 """
 
 from __future__ import annotations
@@ -98,6 +98,17 @@ def available_backends() -> dict[str, str]:
     """Every backend with ``"available"`` or the reason why it cannot be used."""
     reasons = _unavailable()
     return {name: reasons.get(name, "available") for name in BACKENDS}
+
+
+def backend_of(device: str) -> str:
+    """The backend that ops run on now, for tensors on this type of device."""
+    if _forced:
+        return _forced
+    if device == "cpu":
+        return "cpu" if _COMPILED else "reference"
+    if _has_kernel("hdrm_cuda::expmap0", device.upper()):
+        return "cuda"
+    return "triton" if device == "cuda" and _TRITON else "reference"
 
 
 def _check_choice(name: str, origin: str) -> str:

@@ -104,11 +104,15 @@ class Resumed:
         except BaseException:
             checkpoints.release()
             raise
-        changed = [name for name in found.keys() | now.keys() if found.get(name) != now.get(name)]
-        for name in sorted(changed) if team.main else ():
+        names = sorted(found.keys() | now.keys())
+        changed = [name for name in names if found.get(name) != now.get(name)]
+        if changed and team.main:
+            was, now_is = (
+                ", ".join(f"{name} {where.get(name)}" for name in changed) for where in (found, now)
+            )
             warnings.warn(
-                f"the run was trained with {name} = {found.get(name)}, now it is "
-                f"{now.get(name)}: the last digits may differ",
+                f"the run was trained with {was} and goes on with {now_is}: its result is that of "
+                f"an unstopped training no longer bit for bit",
                 stacklevel=2,
             )
         position = Position(**facts["position"])

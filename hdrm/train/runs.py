@@ -31,6 +31,7 @@ from .. import __version__, data
 from ..config import Config
 from ..data import Dataset
 from ..model import HDRM, checkpoint
+from ..ops import backend
 from . import checkpoints, profiling, tensorboard
 from .team import team_of
 
@@ -130,6 +131,7 @@ def machine(device: torch.device) -> dict:
     """Where a training runs: with another of these the last digits are others."""
     found = {
         "device": str(device),
+        "backend": backend.backend_of(device.type),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
