@@ -102,7 +102,9 @@ def ninja_file(
         return ninja_syntax.escape(shlex.join(words))
 
     ninja.variable("cxx", shell(compiler))
-    ninja.variable("flags", shell([*FLAGS, f"-I{ROOT / 'csrc'}"]))
+    # An error that names its place in the code tells no folder of the machine that compiled it.
+    places = [f"-fmacro-prefix-map={folder}/=" for folder in (ROOT, torch_root / "include")]
+    ninja.variable("flags", shell([*FLAGS, *places, f"-I{ROOT / 'csrc'}"]))
     # torch is loaded before hdrm._C, so its library is found by name: no rpath.
     libraries = ["-Wl,--as-needed", f"-L{torch_root / 'lib'}", "-ltorch_cpu"]
     ninja.variable("ldflags", shell(libraries + (cuda.libraries if cuda else [])))

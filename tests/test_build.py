@@ -58,6 +58,12 @@ def test_report_agrees_with_the_package(compiled):
     assert {"compiler", "revision", "torch", "cuda", "simd"} <= report.keys()
 
 
+def test_errors_do_not_tell_where_it_was_built(compiled):
+    code = Path(compiled.__file__).read_bytes()
+    assert b"csrc/binding/" in code
+    assert not re.search(rb"/csrc/binding/|/include/torch/", code)
+
+
 def test_one_minimum_of_torch_everywhere(compiled):
     minimum = ".".join(map(str, native.TORCH_MINIMUM))
     assert compiled.build_report()["torch_target"] == minimum

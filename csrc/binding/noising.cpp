@@ -1,6 +1,8 @@
 #include "ops/noising.h"
 
 #include <limits>
+#include <stdexcept>
+#include <string>
 #include <tuple>
 
 #include "binding/binding.h"
@@ -39,8 +41,10 @@ void check_steps(const Tensor& t, std::int64_t num_steps) {
   if constexpr (Device::kHost) {
     const auto* step = read<std::int64_t>(t);
     for (std::int64_t row = 0; row < t.numel(); ++row) {
-      STD_TORCH_CHECK(0 <= step[row] && step[row] < num_steps, "hdrm: t must hold steps from 0 to ",
-                      num_steps - 1, ", got ", step[row], " in row ", row);
+      if (0 <= step[row] && step[row] < num_steps) continue;
+      throw std::runtime_error("hdrm: t must hold steps from 0 to " + std::to_string(num_steps - 1) +
+                               ", got " + std::to_string(step[row]) + " in row " +
+                               std::to_string(row));
     }
   }
 }
