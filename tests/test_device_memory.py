@@ -14,8 +14,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 GIB = 2**30
 
 COUNTED = """
+import types
 import phantom, torch
 from hdrm import BipartiteGraph, ops
+from hdrm.train import checkpoints
+from hdrm.train.average import Average
+from hdrm.train.resume import collect
 
 torch.manual_seed(0)
 graph = BipartiteGraph.from_interactions(
@@ -68,6 +72,26 @@ def sizes_that_depend_on_ids():
 
 
 phantom.peak(sizes_that_depend_on_ids, steps=1)
+
+
+def checkpoint():
+    model = torch.nn.Linear(32, 500, bias=False)
+    phantom.place(model)
+    average = Average([model.weight], 0.9)
+
+    def step():
+        tensors = {}
+        state = collect(model, types.SimpleNamespace(state_dict=dict), average, torch.device("cpu"))
+        checkpoints._split(state, "", tensors)
+        assert all(tensor.device.type == "cpu" for tensor in tensors.values())
+
+    return step
+
+
+# What goes to a file is copied on the host, all at once, and nothing on the device.
+found = phantom.peak(checkpoint)
+generator = torch.get_rng_state().numel()
+assert found.device == 2 * table and 0 <= found.host - 2 * table - generator < 1000, found
 """
 
 

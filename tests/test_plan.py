@@ -80,10 +80,35 @@ def test_more_of_anything_needs_more():
         assert plan(Config(), larger).peak()[1] > base
     on_cpu = plan(Config(), SIZES, device="cpu")
     apart = plan(Config(), SIZES)
-    (copy,) = (part for part in apart.parts if part.name == "training graph as it was read")
+    copied = ("training graph as it was read", "copies for files")
+    copies = [part for part in apart.parts if part.name in copied]
     for phase in PHASES:  # on the CPU memory is kept, too
-        both = apart.bytes_in(phase) + apart.bytes_in(phase, host=True) - copy.num_bytes
+        both = apart.bytes_in(phase) + apart.bytes_in(phase, host=True)
+        both -= sum(copy.num_bytes for copy in copies if phase in copy.phases)
         assert both <= on_cpu.bytes_in(phase) <= both + GIB
+
+
+@pytest.mark.parametrize(
+    ("settings", "tables", "with_graph"),  # of the encoder and of the diffusion
+    [
+        ({}, (3, 1), (0, 1)),
+        ({"tables": "joint"}, (3, 3), (0, 0)),
+        ({"propagation": "sampled"}, (2, 1), (0, 1)),
+        ({"encoder_optimizer": "adam", "averaging": 0.0}, (3, 1), (0, 1)),
+        ({"tables_on": "host", "tables": "joint"}, (0, 0), (1, 1)),
+    ],
+)
+def test_what_goes_from_a_device_to_a_file_is_copied_on_the_host(settings, tables, with_graph):
+    """A checkpoint, or the best model and its graph, whatever is more."""
+    config, sizes = Config(hidden=(1,), **settings), Sizes(10**6, 5 * 10**5, 10**7)
+    table, graph = 1_500_000 * 64 * 4, 1_500_001 * 8 + 2 * 10**7 * 4
+    copies = [part for part in plan(config, sizes).parts if part.name == "copies for files"]
+    assert all(part.host for part in copies)
+    for part, times, graphs in zip(copies, tables, with_graph, strict=True):
+        denoisers = part.num_bytes - times * table - graphs * graph
+        assert 0 < denoisers < 20_000
+    on_cpu = plan(config, sizes, device="cpu").parts  # which are written from where they are
+    assert "copies for files" not in {part.name for part in on_cpu}
 
 
 def test_a_large_graph_fits_as_the_documentation_says():

@@ -120,6 +120,7 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     else:
         graph = counted.graph(sizes.num_train)
         parts.append(Part("training graph as it was read", graph, PHASES, host=True))
+        parts += _to_files(counted, graph)
     return Plan(config, tuple(part for part in parts if part.num_bytes), unified)
 
 
@@ -256,6 +257,20 @@ def _encoder(c: _Counts) -> Iterator[Part]:
     else:
         yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
     yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
+
+
+def _to_files(c: _Counts, graph: int) -> Iterator[Part]:
+    """Copies of what is on a device of its own memory, on their way to a file: between two steps a
+    checkpoint's, after a validation those of the best model, which has the graph in it."""
+    config = c.config
+    points = c.points * (config.tables_on == "device")
+    moments = 2 if config.encoder_optimizer == "adam" else bool(config.encoder_momentum)
+    averaged, joint = bool(config.averaging), config.tables == "joint"
+    remembered = points * (moments + averaged * (config.propagation == "full"))
+    model = points + c.denoisers
+    yield Part("copies for files", max(model + remembered, model + graph), ENCODER, host=True)
+    remembered = points * (moments + averaged) * joint + 3 * c.denoisers
+    yield Part("copies for files", max(model + remembered, model + graph), DIFFUSION, host=True)
 
 
 def _hiding(
