@@ -58,6 +58,14 @@ def test_quickstart_kernels(tmp_path, monkeypatch, capsys):
     pages.run(blocks, monkeypatch, capsys)
 
 
+def test_torchs_tools(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = pages.run(pages.steps("torch.md"), monkeypatch, capsys)
+    assert "no forward-mode derivative" in capsys.readouterr().out
+    assert names["all_pairs"].shape == (5, 5) and names["gradient"].any()
+    assert names["value"] > 0 and names["table"].grad.any()
+
+
 # ---- names
 
 
