@@ -10,45 +10,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from resume_cases import CONFIG, Kill, copied, stop, trainer, write_source
+from safetensors.torch import load_file
 
 import hdrm
 from hdrm import cli
 from hdrm.config import Config
-from hdrm.data import load
 from hdrm.model.checkpoint import MODEL_FILE
 from hdrm.train import Trainer
 from hdrm.train.checkpoints import Checkpoints
 from hdrm.train.resume import Resumed
-from hdrm.train.trainer import Observer
 
-CONFIG = Config(
-    dim=9,
-    hidden=(8, 8),
-    steps=4,
-    sampling_steps=2,
-    folds=2,
-    averaging=0.9,
-    encoder_epochs=5,
-    encoder_batch=100,
-    encoder_lr=0.02,
-    encoder_negatives=4,
-    softmax_users=15,
-    diffusion_epochs=3,
-    diffusion_batch=60,
-    diffusion_lr=0.01,
-    eval_steps=1,
-    patience=9,
-    checkpoint_minutes=0,
-)
 VARIANTS = {
     "hinge": {},
     "softmax": {"loss": "softmax", "users": "items", "encoder_optimizer": "adam", "averaging": 0},
@@ -78,18 +55,7 @@ def default_handlers():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "tiny"
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    taste = np.arange(40)[:, None] % 3 == np.arange(30) % 3
-    pairs = np.argwhere(generator.random(taste.shape) < np.where(taste, 0.6, 0.1)).astype(np.int64)
-    for name, split in {"train": pairs[::2], "valid": pairs[1::4], "test": pairs[3::4]}.items():
-        np.save(folder / f"{name}_list.npy", split)
-    return folder
-
-
-def trainer(source, run, config=CONFIG, observer=None):
-    return Trainer(load(source), config, run, source=str(source), observer=observer)
+    return write_source(tmp_path_factory.mktemp("data") / "tiny")
 
 
 def outcome(run: Path) -> dict:
@@ -103,18 +69,6 @@ def outcome(run: Path) -> dict:
     }
 
 
-class Kill(Observer):
-    """Sends this process a signal after the n-th step."""
-
-    def __init__(self, after: int, number: int = signal.SIGTERM) -> None:
-        self.left, self.number = after, number
-
-    def step(self, loss: float) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
-
-
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory) -> Path:
     """A run that was never stopped."""
@@ -125,14 +79,7 @@ def whole(source, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(source, tmp_path_factory) -> Path:
-    """A run that was stopped after a step of its second stage, of 10 and 12 steps."""
-    run = tmp_path_factory.mktemp("stopped") / "run"
-    assert trainer(source, run, observer=Kill(after=19)).fit().interrupted == signal.SIGTERM
-    return run
-
-
-def copied(run: Path, to: Path) -> Path:
-    return Path(shutil.copytree(run, to / "copy"))
+    return stop(source, tmp_path_factory.mktemp("stopped") / "run")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -429,93 +376,3 @@ def test_what_has_changed_is_noted_in_one_line(stopped, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("error")
 def test_nothing_is_noted_where_nothing_has_changed(stopped, tmp_path):
     Resumed.open(copied(stopped, tmp_path)).checkpoints.release()
-
-
-def checkpoint_files(run: Path, age: int) -> list[Path]:
-    newest = sorted((run / "checkpoints").glob("*.json"))[-1 - age]
-    return sorted((run / "checkpoints").glob(f"{newest.stem}.*"))
-
-
-def damage(path: Path, data) -> None:
-    whole = path.read_bytes()
-    at = data.draw(st.integers(0, len(whole) - 1))
-    how = data.draw(st.sampled_from(["flip", "cut", "overwrite", "delete", "extend"]))
-    if how == "delete":
-        path.unlink()
-        return
-    path.unlink()  # the best model may be a link, of which the other checkpoint has one
-    changed = {
-        "flip": whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :],
-        "cut": whole[:at],
-        "overwrite": data.draw(st.binary()),
-        "extend": whole + data.draw(st.binary(min_size=1)),
-    }
-    path.write_bytes(changed[how])
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-@pytest.mark.filterwarnings("ignore:.*the checkpoint before it is used")
-def test_a_damaged_checkpoint_is_passed_over(source, stopped, data):
-    """The one before it is taken; where that is damaged too there is one error."""
-    dataset = load(source)
-    with tempfile.TemporaryDirectory() as folder:
-        run = copied(stopped, Path(folder))
-        whole = Resumed.open(copied(stopped, Path(folder) / "whole"), dataset)
-        files = [checkpoint_files(run, age) for age in (0, 1)]
-        assert [len(of) for of in files] == [3, 3]
-        damage(data.draw(st.sampled_from(files[0])), data)
-        found = Resumed.open(run, dataset)
-        found.checkpoints.release()
-        assert found.position.stage == 1
-        if found.position.step == whole.position.step:  # between the numbers of the .json, say
-            assert found.position == whole.position
-            for name, tensor in whole.state["model"].items():
-                assert torch.equal(found.state["model"][name], tensor)
-            return
-        assert found.position.step == whole.position.step - 1
-        for path in files[1]:
-            damage(path, data)
-        with pytest.raises(ValueError, match="no checkpoint in .* can be used"):
-            Resumed.open(run, dataset)
-
-
-@pytest.mark.parametrize(
-    ("text", "other"),
-    [('"without_gain": 1', '"without_gain": 2'), ('"updates": 9', '"updates": 8'), ("0.", "1.")],
-)
-def test_a_changed_number_is_damage(source, stopped, tmp_path, text, other):
-    run = copied(stopped, tmp_path)
-    path = checkpoint_files(run, 0)[1]
-    assert path.suffix == ".json"
-    before = path.read_text()
-    path.write_text(before.replace(text, other, 1))
-    assert path.read_text() != before
-    with pytest.warns(UserWarning, match=f"{path.name} is damaged: its checksum is wrong; the"):
-        Resumed.open(run, load(source))
-
-
-@pytest.mark.parametrize("kept", [1, 3])
-def test_the_last_checkpoints_are_kept(source, tmp_path, kept):
-    config = CONFIG.replace(checkpoints_kept=kept)
-    trainer(source, tmp_path / "run", config, Kill(after=9)).fit()
-    assert len(list((tmp_path / "run" / "checkpoints").glob("*.json"))) == kept
-
-
-def test_checkpoints_at_the_ends_of_epochs_take_a_share_of_the_time(tmp_path, monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-    checkpoints = Checkpoints(tmp_path, keep=2, minutes=10)
-    checkpoints.acquire(create=True)
-    assert checkpoints.due()
-
-    def slow_save(tensors, path):
-        nonlocal now
-        now += 2
-        save_file(tensors, path)
-
-    monkeypatch.setattr("hdrm.train.checkpoints.save_file", slow_save)
-    checkpoints.write({}, {"x": torch.zeros(3)}, best=False)
-    for passed, in_epoch, at_end in ((199, False, False), (201, False, True), (601, True, True)):
-        now = 1002.0 + passed
-        assert (checkpoints.due(), checkpoints.due(end_of_epoch=True)) == (in_epoch, at_end)
