@@ -251,8 +251,8 @@ class TestBackendChoice:
         monkeypatch.setattr(backend_module, "_COMPILED", True)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         for keys, reason in (([], "not built: no nvcc"), (["CUDA"], "there is no CUDA device")):
-            monkeypatch.setattr(backend_module, "_has_kernel", lambda op, key: key in keys)
-            with pytest.raises(RuntimeError, match=f"\n  cuda: {reason}\n"):
+            monkeypatch.setattr(backend_module, "_has_kernel", lambda op, key, keys=keys: key in keys)
+            with pytest.raises(RuntimeError, match=f"\n  cuda: {reason};\n"):
                 with ops.use_backend("cuda"):
                     pass
 

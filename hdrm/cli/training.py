@@ -59,17 +59,14 @@ def train(
     """
     from ..distributed import launch
 
-    changes = {"seed": seed} if seed is not None else {}
-    if epochs is not None:
-        changes |= {"encoder_epochs": epochs, "diffusion_epochs": epochs}
+    changes = _changes(assignments, dim=dim, epochs=epochs, seed=seed)
     if launch.started():
         if resume is not None or memory_budget is not None:
             raise click.UsageError(
                 "under torchrun there are no --resume and --memory-budget: the same command goes on "
                 "with the run in --out"
             )
-        settings = (preset, dim, assignments, changes)
-        return _train_together(dataset, settings, out, encoder, device, mesh, log, profile)
+        return _train_together(dataset, preset, changes, out, encoder, device, mesh, log, profile)
     if mesh is not None:
         raise click.UsageError("--mesh is of several processes; torchrun starts them")
     if resume is not None:
@@ -80,8 +77,7 @@ def train(
 
     console = Console()
     interactions = data.load(dataset)
-    preset = preset or _preset_of(interactions)
-    config = _config(preset, assignments, dim=dim, epochs=epochs, seed=seed)
+    config = PRESETS[preset or _preset_of(interactions)].replace(**changes)
     if memory_budget is not None:
         sizes = Sizes.of(interactions)
         config = _within(console, memory_budget, config, sizes, device)
@@ -93,17 +89,16 @@ def train(
     return _fit(console, trainer, profiled)
 
 
-def _train_together(dataset, settings, out, encoder, device, mesh, log, profile) -> int:
+def _train_together(dataset, preset, changes, out, encoder, device, mesh, log, profile) -> int:
     """As train, by one of the processes that torchrun has started."""
     from ..distributed import data, launch
     from ..distributed.training import open_trainer
     from ..train import runs
 
-    preset, dim, assignments, changes = settings
     world = launch.join(device, mesh)
     try:
         interactions = data.load(dataset, world)
-        config = _config(preset or _preset_of(interactions), dim, assignments).replace(**changes)
+        config = PRESETS[preset or _preset_of(interactions)].replace(**changes)
         run = Path(world.shared(str(out or runs.default_folder(interactions.name))))
         console, observer, profiled = Console(quiet=world.rank > 0), None, None
         if world.rank == 0:
@@ -180,11 +175,11 @@ def _preset_of(dataset):
     return preset_for(dataset.name, dataset.num_users, dataset.num_items)
 
 
-def _config(preset, assignments, *, dim=None, epochs=None, seed=None):
-    """A preset with what the command line changes; --set has the last word."""
+def _changes(assignments, *, dim=None, epochs=None, seed=None):
+    """What the command line changes of a preset; --set has the last word."""
     options = {"dim": dim, "encoder_epochs": epochs, "diffusion_epochs": epochs, "seed": seed}
     given = {name: value for name, value in options.items() if value is not None}
-    return PRESETS[preset].replace(**given | parse_assignments(assignments))
+    return given | parse_assignments(assignments)
 
 
 def _within(console, budget, config, sizes, device):
@@ -238,7 +233,7 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
 
     interactions = data.load(dataset)
     preset = preset or _preset_of(interactions)
-    config = _config(preset, assignments, seed=seed)
+    config = PRESETS[preset].replace(**_changes(assignments, seed=seed))
     searched = space.search_space(config, wanted)
     task = search_folder.Task(interactions, dataset, preset, config, searched, device)
     folder = study or search_folder.default_folder(interactions.name)
@@ -283,7 +278,7 @@ def plan(dataset, users, items, interactions, preset, device, dim, budget, assig
     else:
         interactions = data.load(dataset)
         sizes, fitting = plan.Sizes.of(interactions), _preset_of(interactions)
-    config = _config(preset or fitting, assignments, dim=dim)
+    config = PRESETS[preset or fitting].replace(**_changes(assignments, dim=dim))
     console = Console()
     if budget is not None:
         _within(console, budget, config, sizes, device)
