@@ -145,7 +145,7 @@ def measure(group: Group, names: Iterable[str]) -> dict[str, Row | Exception]:
         except (LeftOut, ImportError) as reason:
             calls.pop(name, None)
             result[name] = reason if isinstance(reason, LeftOut) else not_installed(reason)
-        except Exception as error:  # the row's test raises it; the others are timed all the same
+        except Exception as error:  # noqa: BLE001 - the row's test raises it; the others are timed all the same
             calls.pop(name, None)
             result[name] = error
     if not calls:

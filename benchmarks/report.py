@@ -167,9 +167,8 @@ def _sweep_table(groups: dict[str, list[Row]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if seconds >= scale:
-            break
+    units = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
+    scale, unit = next((found for found in units if seconds >= found[0]), units[-1])
     return f"{seconds / scale:.3g} {unit}"
 
 

@@ -104,9 +104,8 @@ def test_steps_are_those_of_one_process(mesh):
             found = found[name]
             assert found["losses"] == pytest.approx(expected["losses"], rel=1e-6), name
             for at in ("table", "h", "z"):
-                torch.testing.assert_close(
-                    found[at], expected[at], rtol=1e-6, atol=1e-6, msg=lambda m: f"{name}: {at}: {m}"
-                )
+                where = f"{name}: {at}: {{}}".format
+                torch.testing.assert_close(found[at], expected[at], rtol=1e-6, atol=1e-6, msg=where)
             for ours, one in zip(found["denoisers"], expected["denoisers"]):
                 torch.testing.assert_close(ours, one, rtol=0, atol=1e-6)
     moved = [of_one_process()[name]["table"] for name in ("hinge", "Adam")]

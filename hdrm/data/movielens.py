@@ -108,7 +108,7 @@ def read_titles(name: str, archive: str | os.PathLike[str]) -> dict[int, str]:
         rows = (line.split(separator) for line in text.splitlines())
     titles = {}
     try:
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(rows, 1):  # noqa: B007 - the error has it
             if row and row != [""]:
                 titles[int(row[0])] = row[1]
     except (ValueError, IndexError, csv.Error):

@@ -162,5 +162,7 @@ def _fingerprint(world: World, cuts: Cuts, parts: list[CSR]) -> str:
     for part in parts:
         for array in (part.degrees, part.col[int(part.rowptr[0]) : int(part.rowptr[-1])]):
             kind = "<i8" if array.dtype == torch.int64 else "<i4"
-            world.streamed(array.cpu(), lambda block: digest.update(block.numpy().astype(kind).data))
+            world.streamed(
+                array.cpu(), lambda block, kind=kind: digest.update(block.numpy().astype(kind).data)
+            )
     return world.shared(digest.hexdigest())

@@ -9,7 +9,6 @@ way. What is received of other groups is its rows, and nothing else.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .cuts import Cuts, lengths

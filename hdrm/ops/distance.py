@@ -67,17 +67,17 @@ def sqdist0(u: Tensor, v: Tensor, *, c: float = 1.0) -> Tensor:
 def angle_gap(x: Tensor, y: Tensor, xx: Tensor, yy: Tensor) -> Tensor:
     """|x||y| − x·y ≥ 0 of spatial rows with squared norms xx, yy, without cancellation."""
     longer_is_x = xx >= yy
-    l, o = torch.where(longer_is_x, x, y), torch.where(longer_is_x, y, x)
-    l_norm = norm_of(torch.where(longer_is_x, xx, yy))
-    o_norm = norm_of(torch.where(longer_is_x, yy, xx))
+    long, short = torch.where(longer_is_x, x, y), torch.where(longer_is_x, y, x)
+    long_norm = norm_of(torch.where(longer_is_x, xx, yy))
+    short_norm = norm_of(torch.where(longer_is_x, yy, xx))
     xy, delta = dot(x, y), x - y
     acute = xy > 0
-    # δ and o have the same part across l; the shorter one carries less rounding.
-    _, rest = across(torch.where(dot(delta, delta) < dot(o, o), delta, o), l)
-    along = xy / nonzero(l_norm)
-    total = torch.where(acute, o_norm + along, torch.ones_like(xy))
+    # δ and the short one have the same part across the long one; the shorter of them rounds less.
+    _, rest = across(torch.where(dot(delta, delta) < dot(short, short), delta, short), long)
+    along = xy / nonzero(long_norm)
+    total = torch.where(acute, short_norm + along, torch.ones_like(xy))
     size = norm_of(dot(rest, rest))
-    return torch.where(acute, l_norm * size * (size / total), l_norm * o_norm - xy)
+    return torch.where(acute, long_norm * size * (size / total), long_norm * short_norm - xy)
 
 
 def half_sinh2(x: Tensor, y: Tensor, c: float) -> Tensor:
