@@ -186,12 +186,14 @@ def write_table(path: Path, header: str | None, rows, separator: str) -> Path:
         ("a.csv", "userId,movieId,timestamp", (0, 1, 2)),
         ("a.csv", "ts,ITEM_ID,User", (2, 1, 0)),
         ("a.csv", None, (0, 1, 2)),
+        ("a.csv", "User ID;item-id;Timestamp", (0, 1, 2)),
+        ("a.csv", "user\titem\ttime", (0, 1, 2)),
         ("a.tsv", "user\titem\ttime", (0, 1, 2)),
         ("a.inter", "user_id:token\titem_id:token\ttimestamp:float", (0, 1, 2)),
     ],
 )
 def test_tables_split_by_time(tmp_path, name, header, columns):
-    separator = "," if name.endswith("csv") else "\t"
+    separator = next((mark for mark in "\t;" if mark in (header or "")), ",")
     path = write_table(tmp_path / name, header, [[r[c] for c in columns] for r in LOG], separator)
     data = load(path)
     assert rows_of(data) == {row[:2] for row in LOG}
@@ -203,6 +205,29 @@ def test_tables_split_by_time(tmp_path, name, header, columns):
         items = (str(data.item_labels[i]) for i in data.test.row(user))
         last = [when[str(label), item] for item in items]
         assert sorted(last) == times[-2:]
+
+
+def test_ids_come_out_as_they_went_in(tmp_path):
+    """An id that is not written as an integer is would be another one: 0007, or 7.0."""
+    padded = [(f"{int(u):05d}", i, t) for u, i, t in LOG]
+    data = load(write_table(tmp_path / "a.csv", "user,item,time", padded, ","))
+    assert data.user_labels == ["00003", "00010", "00017", "00024"]
+    assert data.item_labels.tolist() == list(range(100, 110))
+    both = [*LOG, *[("007", i, t) for _, i, t in LOG[:3]], *[("7", i, t) for _, i, t in LOG[:3]]]
+    data = load(write_table(tmp_path / "b.csv", "user,item,time", both, ","))
+    assert data.user_labels == ["007", "10", "17", "24", "3", "7"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [("utf-16", "a.csv is encoded as UTF-16; save it as UTF-8"),
+     ("latin-1", "a.csv cannot be read as text columns: .*utf-8.*; save it as UTF-8")],
+)
+def test_another_encoding_is_said(tmp_path, encoding, words):
+    text = "user,item,time\n" + "".join(f"Zoë{u},{i},{t}\n" for u, i, t in LOG)
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path / "a.csv")
 
 
 def test_headerless_movielens_order(tmp_path):

@@ -91,11 +91,15 @@ def test_ids_are_read_as_tables_are(tmp_path):
     (tmp_path / "a.csv").write_text("item,user\n 7,x\n\n07, x\nA,NA\n8,y\n")
     build_graph(tmp_path / "a.csv", tmp_path / "strings", order="none")
     assert load_ids(tmp_path / "strings") == (["NA", "x", "y"], ["07", "7", "8", "A"])
-    (tmp_path / "b.csv").write_text("item,user\n7,10\n07,9\n800000000,9\n")
+    (tmp_path / "b.csv").write_text("item,user\n7,10\n 7,9\n800000000,9\n")
     made = build_graph(tmp_path / "b.csv", tmp_path / "integers", order="none")
     users, items = load_ids(tmp_path / "integers")
     assert users.tolist() == [9, 10] and items.tolist() == [7, 800000000]
     assert made["edges"] == 3
+    (tmp_path / "c.csv").write_text("item,user\n7,10\n07,9\n8,9\n")
+    build_graph(tmp_path / "c.csv", tmp_path / "padded", order="none")
+    users, items = load_ids(tmp_path / "padded")
+    assert users.tolist() == [9, 10] and items == ["07", "7", "8"]
 
 
 def test_one_edge_and_one_row_slabs(tmp_path):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from hdrm.data.tables import Source, missing_ids
+from hdrm.data.tables import Source, missing_ids, not_integers
 
 # Integer ids that span no more than this, or than the number of rows, index an array.
 DENSE_SPAN = 2**22
@@ -59,7 +59,7 @@ class LabelCodes:
     def encode(self, column: pl.Series) -> np.ndarray:
         """uint32 codes of a batch."""
         if self.integers:
-            column = column.cast(pl.Int64)  # "07" is 7
+            column = column.cast(pl.Int64)
         labels = column.cast(pl.String).cast(self.in_use.dtype)
         return labels.to_physical().to_numpy()
 
@@ -77,7 +77,7 @@ class LabelCodes:
 def survey(source: Source) -> tuple[int, dict[str, OffsetCodes | LabelCodes]]:
     """Read the ids once: the number of rows, and what encodes "user" and "item".
 
-    Ids are integers if all of a column's are, as in ``read_table``.
+    Ids are integers or strings as in ``read_table``.
 
     Raises ValueError for a file without rows, and for missing or negative ids, naming the place.
     """
@@ -88,7 +88,7 @@ def survey(source: Source) -> tuple[int, dict[str, OffsetCodes | LabelCodes]]:
         number = pl.col(role).cast(pl.Int64, strict=False)
         wanted += [
             without_id.any().alias(f"{role} missing"),
-            number.is_null().any().alias(f"{role} strings"),
+            not_integers(pl, role, schema[role]).any().alias(f"{role} strings"),
             number.min().alias(f"{role} low"),
             number.max().alias(f"{role} high"),
         ]

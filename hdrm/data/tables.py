@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +14,7 @@ import numpy as np
 
 SUFFIXES = (".csv", ".tsv", ".inter", ".parquet")
 
-# Header names, lower-case, without "_" and without RecBole's ":token" / ":float".
+# Header names, lower-case, without "_", "-" and blanks, and without RecBole's ":token" / ":float".
 _ROLES = {
     "user": ("user", "userid", "uid"),
     "item": ("item", "itemid", "iid", "movie", "movieid", "product", "productid"),
@@ -43,9 +45,11 @@ class Table:
 def read_table(path: Path, *, ratings: bool = False) -> Table:
     """Read columns user, item, time if there is one, and rating if asked for; others are ignored.
 
-    Header names are matched without regard to case and ``_`` (``userId``, ``movie_id``,
-    ``timestamp``). A text file whose first line is all numbers has no header: its columns are
-    user, item[, time] or user, item, rating, time. Ids are integers or strings.
+    Header names are matched without regard to case, ``_``, ``-`` and blanks (``userId``,
+    ``movie_id``, ``Item ID``). A text file whose first line is all numbers has no header: its
+    columns are user, item[, time] or user, item, rating, time. Ids are integers, or strings if any
+    of a column's is written otherwise, as 007 is. A .csv without commas in its first line may be
+    separated by semicolons or tabs.
 
     Raises ValueError, with the line number, for malformed lines, for missing or negative ids, and
     where ratings are asked for and there is no column of them or one that is not a number.
@@ -127,7 +131,7 @@ class _Text(Source):
     def __init__(self, path: Path, pl, roles: tuple[str, ...]) -> None:
         super().__init__(path, pl, roles)
         self.quoting = path.suffix.lower() != ".inter"
-        self.separator = "," if path.suffix.lower() == ".csv" else "\t"
+        self.separator = _separator(path)
         first = self._first_record()
         header = not all(_is_number(field) for field in first)
         if header:
@@ -205,6 +209,8 @@ class _Text(Source):
 
     def _raise_unreadable(self, error: Exception) -> NoReturn:
         reason = str(error).splitlines()[0]
+        if "utf-8" in reason:
+            reason += "; save it as UTF-8"
         for number, record in self._records():
             if len(record) > self.width:
                 raise ValueError(
@@ -255,10 +261,22 @@ class _Parquet(Source):
         raise ValueError(f"{self.path} is not a readable Parquet file: {reason}") from None
 
 
+def _separator(path: Path) -> str:
+    """Of a text file; a .csv may be one of a program that writes semicolons or tabs."""
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError(f"{path} is encoded as UTF-16; save it as UTF-8")
+        file.seek(0)
+        first = next((line for line in file if line.strip()), b"")
+    if path.suffix.lower() != ".csv":
+        return "\t"
+    return next((mark for mark in ",;\t" if mark.encode() in first), ",")
+
+
 def _assign_roles(
     path: Path, header: list[str], roles: tuple[str, ...]
 ) -> tuple[dict[str, int], list[str]]:
-    plain = [name.lower().split(":")[0].replace("_", "").strip() for name in header]
+    plain = [re.sub(r"[_\s-]", "", name.lower().split(":")[0]) for name in header]
     columns, notes = {}, []
     for role in roles:
         names = _ROLES[role]
@@ -272,8 +290,8 @@ def _assign_roles(
             columns[role] = found[0]
         elif role != "time":
             raise ValueError(
-                f"{path}: no {role} column: expected one named {', '.join(names)} (case and _ do "
-                f"not matter) among the columns, found {', '.join(header):.200}"
+                f"{path}: no {role} column: expected one named {', '.join(names)} (case, _, - "
+                f"and blanks do not matter) among the columns, found {', '.join(header):.200}"
             )
     if "rating" in plain and "rating" not in roles:
         notes.append("ratings are ignored: every line counts as one interaction")
@@ -288,13 +306,22 @@ def missing_ids(pl, role: str, kind):
     return missing
 
 
+def not_integers(pl, role: str, kind):
+    """The expression that is true where an id of this dtype is no integer, or not written as one:
+    007 would come out as another id than went in."""
+    number = pl.col(role).cast(pl.Int64, strict=False)
+    if kind == pl.String:
+        return number.cast(pl.String).ne_missing(pl.col(role))
+    return number.is_null()
+
+
 def _encode(pl, source: Source, role: str):
     """Codes 0 … n−1 (int64 array) and the sorted labels of an id column."""
     column = source.frame[role]
     missing = source.frame.select(missing_ids(pl, role, column.dtype)).to_series()
     _refuse(source, missing, f"missing {role} id")
-    integers = column.cast(pl.Int64, strict=False)
-    column = column.cast(pl.String) if integers.null_count() else integers
+    strings = source.frame.select(not_integers(pl, role, column.dtype).any()).item()
+    column = column.cast(pl.String if strings else pl.Int64)
     if column.dtype == pl.Int64:
         _refuse(source, column < 0, f"negative {role} id")
     labels = column.unique().sort()
