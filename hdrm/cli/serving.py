@@ -46,7 +46,7 @@ def recommend(run, users, items, users_file, everyone, k, out, device) -> None:
         _print(opened, [f"user {user}" for user in users], *opened.model.recommend(ids, k))
         return
     count = write_lists(opened.model, ids, k, out, labels=opened.labels)
-    _say(f"{k} items of {count:,} users: {out}")
+    _say(f"up to {k} items of {count:,} users: {out}")
 
 
 @click.command()

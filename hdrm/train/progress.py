@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ..memory import format_bytes, resident
 from .observer import Observer
-from .report import NAMES, assigned
+from .report import assigned, metric_name
 from .trainer import CRITERION
 from .tune import SearchObserver, Trial
 
@@ -84,13 +84,13 @@ class Bars(Observer):
     def validated(self, record: dict, best: bool) -> None:
         if self._progress is not None:  # else the encoder of another run, before any stage
             self._note(record)
-        metric, k = CRITERION.split("@")
+        k = CRITERION.partition("@")[2]
         ndcg = f"validation NDCG@{k} {record[f'ndcg@{k}']:.4f}"
         omega = f", ω = {record['omega']:g}" if record["stage"] == "diffusion" else ""
         loss = f"loss {record['loss']:<9.5g}" if "loss" in record else f"of {record['source']}"
         self._console.print(
             f"{record['stage']:<10} epoch {record['epoch']:>3}  {loss} {ndcg}  "
-            f"{NAMES[metric]}@{k} {record[CRITERION]:.4f}{omega}{'  (stored)' if best else ''}",
+            f"{metric_name(CRITERION)} {record[CRITERION]:.4f}{omega}{'  (stored)' if best else ''}",
             highlight=False,
             soft_wrap=True,
         )
@@ -103,8 +103,7 @@ class Bars(Observer):
     def _note(self, record: dict) -> None:
         """Show a validation of the stage."""
         self._values.append(record[CRITERION])
-        metric, k = CRITERION.split("@")
-        text = f"{NAMES[metric]}@{k} {self._values[-1]:.4f}, best {max(self._values):.4f}"
+        text = f"{metric_name(CRITERION)} {self._values[-1]:.4f}, best {max(self._values):.4f}"
         self._progress.update(self._task, validation=text)
 
 
@@ -127,7 +126,7 @@ class TrialBars(Bars, SearchObserver):
         value = "     –" if trial.value is None else f"{trial.value:.4f}"
         how = f"  (pruned at epoch {trial.epochs}: {trial.reason})" if trial.reason else ""
         self._console.print(
-            f"trial {trial.number:>3}  {CRITERION.upper()} {value}  {trial.seconds:6.1f} s  "
+            f"trial {trial.number:>3}  {metric_name(CRITERION)} {value}  {trial.seconds:6.1f} s  "
             f"{assigned(trial.settings)}{how}{'  (best)' if best else ''}",
             highlight=False,
             soft_wrap=True,

@@ -45,7 +45,7 @@ def print_found(console: Console, found: Found) -> None:
     for trial in found.best:
         table.add_column(str(trial.number), justify="right")
     values = (f"{trial.value:.4f}" for trial in found.best)
-    table.add_row(f"validation {CRITERION.upper()}", *values, end_section=True)
+    table.add_row(f"validation {metric_name(CRITERION)}", *values, end_section=True)
     for name in found.task.space:
         table.add_row(name, *(format_value(trial.settings[name]) for trial in found.best))
     console.print(table)
@@ -100,7 +100,7 @@ def comparison_table(title: str, found: dict[str, Difference]) -> Table:
         for k in CUTOFFS:
             row = found[f"{metric}@{k}"]
             table.add_row(
-                f"{NAMES[metric]}@{k}",
+                metric_name(f"{metric}@{k}"),
                 f"{row.a:.4f}",
                 f"{row.b:.4f}",
                 _signed(row.difference),
@@ -239,6 +239,12 @@ def print_stopped(console: Console, run: Path) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
+def metric_name(metric: str) -> str:
+    """As people write it: "NDCG@20" of "ndcg@20"."""
+    name, at, k = metric.partition("@")
+    return NAMES[name] + at + k
+
+
 def print_verdict(console: Console, model: HDRM) -> None:
     """What the diffusion contributes to the model."""
     omega, config = float(model.omega), model.config
@@ -246,7 +252,7 @@ def print_verdict(console: Console, model: HDRM) -> None:
         how = "chosen on validation" if config.omega is None else "as it was set"
         text = f"the diffusion's weight, {how}, is ω = {omega:g}"
     elif config.omega is None and config.diffusion_epochs:
-        metric = CRITERION.upper()
+        metric = metric_name(CRITERION)
         text = f"the diffusion did not improve the validation {metric}: ω = 0, the encoder ranks"
     else:
         text = "ω = 0: the encoder ranks, without diffusion"
