@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -19,6 +20,8 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(2)  # torchrun gave all processes this command: the first one tells
         _fail(error.format_message())
     except click.Abort:
         sys.exit(130)

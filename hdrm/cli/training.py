@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -59,14 +60,19 @@ def train(
     """
     from ..distributed import launch
 
-    changes = _changes(assignments, dim=dim, epochs=epochs, seed=seed)
+    given = {"assignments": assignments, "dim": dim, "epochs": epochs, "seed": seed}
     if launch.started():
         if resume is not None or memory_budget is not None:
             raise click.UsageError(
                 "under torchrun there are no --resume and --memory-budget: the same command goes on "
                 "with the run in --out"
             )
-        return _train_together(dataset, preset, changes, out, encoder, device, mesh, log, profile)
+        if out is None:
+            raise click.UsageError(
+                "under torchrun name the run folder with --out: there processes that are started "
+                "again go on"
+            )
+        return _train_together(dataset, preset, given, out, encoder, device, mesh, log, profile)
     if mesh is not None:
         raise click.UsageError("--mesh is of several processes; torchrun starts them")
     if resume is not None:
@@ -75,7 +81,7 @@ def train(
     from ..train import Trainer, runs
     from ..train.plan import Sizes
 
-    console = Console()
+    changes, console = _changes(**given), Console()
     interactions = data.load(dataset)
     config = PRESETS[preset or _preset_of(interactions)].replace(**changes)
     if memory_budget is not None:
@@ -89,29 +95,27 @@ def train(
     return _fit(console, trainer, profiled)
 
 
-def _train_together(dataset, preset, changes, out, encoder, device, mesh, log, profile) -> int:
+def _train_together(dataset, preset, given, out, encoder, device, mesh, log, profile) -> int:
     """As train, by one of the processes that torchrun has started."""
     from ..distributed import data, launch
     from ..distributed.training import open_trainer
-    from ..train import runs
 
-    world = launch.join(device, mesh)
-    try:
+    with launch.joined(device, mesh) as world:
+        if world.rank > 0:
+            warnings.simplefilter("ignore")  # the first process says the same
+        changes = _changes(**given)  # here, where one tells a mistake
         interactions = data.load(dataset, world)
         config = PRESETS[preset or _preset_of(interactions)].replace(**changes)
-        run = Path(world.shared(str(out or runs.default_folder(interactions.name))))
         console, observer, profiled = Console(quiet=world.rank > 0), None, None
         if world.rank == 0:
-            observer, profiled = _observers(console, run, log, profile)
+            observer, profiled = _observers(console, out, log, profile)
         trainer = open_trainer(
-            interactions, config, run, source=dataset, observer=observer, encoder=encoder
+            interactions, config, out, source=dataset, observer=observer, encoder=encoder
         )
         if trainer is None:
-            console.print(f"{run} is finished: hdrm evaluate {run}", highlight=False)
+            console.print(f"{out} is finished: hdrm evaluate {out}", highlight=False)
             return 0
         return _fit(console, trainer, profiled)
-    finally:
-        launch.leave()
 
 
 def _observers(console, run, log, profile):
@@ -162,7 +166,7 @@ def _fit(console, trainer, profiled) -> int:
     for stage, costs in profiled.found.items() if profiled else ():
         console.print(report.profile_table(stage, costs))
     if result.interrupted:
-        report.print_stopped(console, run)
+        report.print_stopped(console, run, trainer.team.going_on(run))
         return 128 + result.interrupted
     console.print(report.metrics_table(f"{dataset.name}, test split", result.test))
     report.print_verdict(console, result.model)

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from torch.distributed.tensor import DeviceMesh, DTensor, Shard
 
 from ..config import Config
-from ..train.checkpoints import Checkpoints, entry_of, join, split
+from ..train.checkpoints import OF_SEVERAL, Checkpoints, entry_of, join, split
 from ..train.stage import State
 from .asking import Asking
 
@@ -36,7 +36,7 @@ DENOISERS = ("model/denoisers", "stage/optimizer")  # where the state has what e
 class RankCheckpoints(Checkpoints):
     """Of one run of several processes, all of which call each method together."""
 
-    format = "hdrm checkpoint of several processes, version 1"
+    format = OF_SEVERAL
     team: RankTeam
 
     @classmethod
@@ -92,7 +92,7 @@ class RankCheckpoints(Checkpoints):
             try:
                 number, content = self._newest(expected)
                 answer = {"number": number, "content": content}
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
                 answer = {"error": str(error)}
         answer = team.shared(answer)
         if "error" in answer:
@@ -113,8 +113,7 @@ class RankCheckpoints(Checkpoints):
         return content["facts"], join(content["state"], tensors)
 
     def remove(self) -> None:
-        self.team.world.barrier()
-        if self.team.main:
+        if self.team.main:  # nobody waits: of processes that fail the others can be gone
             super().remove()
 
     def _names(self, number: int) -> dict[str, str]:

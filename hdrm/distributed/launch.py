@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from ..config import Config
+from .meeting import WAIT, Meeting
 from .world import World
-
-MINUTE = timedelta(minutes=1)
 
 
 def started() -> bool:
@@ -20,8 +21,12 @@ def started() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def join(device: str, mesh: str | None = None) -> World:
-    """Meet the other processes, within a minute.
+@contextlib.contextmanager
+def joined(device: str, mesh: str | None = None) -> Iterator[World]:
+    """In the ``with`` block the processes are connected; they meet within a minute.
+
+    An error of one ends the others too, whose connections break. The first that fails says why, with
+    its number; the others end with exit code 2 and nothing to say.
 
     Args:
         device: "cpu": they exchange by gloo. "cuda": by NCCL, and each takes the GPU of its local
@@ -29,30 +34,23 @@ def join(device: str, mesh: str | None = None) -> World:
         mesh: "RxC", row groups × column slices; None for one column slice.
 
     Raises:
-        ValueError: a mesh that is not of as many processes, or no such device here.
-        RuntimeError: not all came within a minute; which this one is, and whom it waited for.
+        RuntimeError: not all came; or what went wrong in the block, or at the start: a mesh that is not
+            of as many processes, no such device here.
+        SystemExit: another process fails, and says why.
     """
-    place, local = _place(), int(os.environ.get("LOCAL_RANK", "0"))
-    kind = device.split(":")[0]
-    if kind == "cuda":
-        count = torch.cuda.device_count()
-        if local >= count:
-            raise ValueError(
-                f"{place}: needs the GPU cuda:{local}, here are {count}; start fewer processes a "
-                f"machine, or take --device cpu"
-            )
-        torch.cuda.set_device(local)
-        device = f"cuda:{local}"
-    shape = _shape(mesh)
+    meeting = None
     try:
-        dist.init_process_group("gloo", timeout=MINUTE)
-        dist.monitored_barrier(timeout=MINUTE, wait_all_ranks=True)
-    except (RuntimeError, ValueError) as error:
-        where = ":".join(os.environ.get(f"MASTER_{name}", "?") for name in ("ADDR", "PORT"))
-        raise RuntimeError(
-            f"{place} did not meet all others at {where} within a minute: {error}"
-        ) from error
-    return World(torch.device(device), shape)
+        meeting = Meeting()
+        yield _connected(meeting, device, mesh)
+    except Exception as error:
+        # The end of the process breaks its connections: to part from the others can mean to wait.
+        if meeting is not None and not meeting.first_to_fail():
+            raise SystemExit(2) from error
+        if isinstance(error, (OSError, ValueError, TypeError, RuntimeError, ImportError)):
+            raise RuntimeError(f"{_place()}: {_words(error)}") from error
+        raise
+    else:
+        dist.destroy_process_group()
 
 
 def refuse(config: Config) -> None:
@@ -66,15 +64,41 @@ def refuse(config: Config) -> None:
             raise ValueError(f"several processes cannot train with {name} = {value}; set {name} = {other}")
 
 
-def leave() -> None:
-    """Part from the others."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def _connected(meeting: Meeting, device: str, mesh: str | None) -> World:
+    # Looked at when all are here, so that a mistake of all is told by one.
+    store, shape = meeting.meet(), _shape(mesh)
+    kind, local = device.split(":")[0], int(os.environ.get("LOCAL_RANK", "0"))
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        if local >= count:
+            raise ValueError(
+                f"needs the GPU cuda:{local}, here are {count}; start fewer processes a machine, or "
+                f"take --device cpu"
+            )
+        torch.cuda.set_device(local)
+        device = f"cuda:{local}"
+    dist.init_process_group(
+        "gloo",
+        store=store,
+        rank=meeting.rank,
+        world_size=meeting.size,
+        timeout=timedelta(seconds=WAIT),
+    )
+    return World(torch.device(device), shape)
 
 
 def _place() -> str:
     rank, size = (os.environ.get(name, "?") for name in ("RANK", "WORLD_SIZE"))
     return f"process {rank} of {size}"
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, dist.DistError) or "gloo" in str(error):
+        return (
+            f"lost the connection to another one, which was killed or has failed; torchrun "
+            f"--max-restarts N starts all again, and the same command goes on ({error})"
+        )
+    return str(error)
 
 
 def _shape(mesh: str | None) -> tuple[int, int] | None:

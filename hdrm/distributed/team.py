@@ -27,6 +27,8 @@ BLOCK = 2**16  # rows of a table that are widened at a time
 class RankTeam(Team):
     """One of several processes, each with its users and items."""
 
+    launched = True
+
     def __init__(self, graph: RankGraph) -> None:
         self.world, self.cuts = graph.world, graph.cuts
         self.rank, self.size = self.world.rank, self.world.size
@@ -117,6 +119,9 @@ class RankTeam(Team):
 
     def facts(self) -> dict:
         return {"processes": self.size, "mesh": f"{self.world.rows}x{self.world.cols}"}
+
+    def going_on(self, run: Path) -> str:
+        return f"the same command, with as many processes as you like (--out {run})"
 
     def shared(self, value):
         return self.world.shared(value)

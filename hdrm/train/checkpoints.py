@@ -33,6 +33,12 @@ from .stage import State
 FOLDER = "checkpoints"
 LOCK_FILE = "lock"
 FORMAT = "hdrm checkpoint, version 1"
+OF_SEVERAL = "hdrm checkpoint of several processes, version 1"
+CONTINUED = {  # how a run with checkpoints of a format goes on
+    FORMAT: "one process has trained {run} so far; go on with: hdrm train --resume {run}",
+    OF_SEVERAL: "several processes have trained {run} so far; go on with the command that began it: "
+    "torchrun … -m hdrm train … --out {run}",
+}
 SHARE = 0.01  # of the time that is spent on the checkpoints at the ends of epochs
 
 
@@ -152,6 +158,7 @@ class Checkpoints:
 
         Raises:
             ValueError: none can be used; the message says why.
+            RuntimeError: they are of several processes, or this is one of several and they are not.
         """
         number, content = self._newest(expected)
         tensors = load_file(self.folder / self._names(number)["tensors"])
@@ -188,13 +195,15 @@ class Checkpoints:
         shutil.rmtree(condemned)
 
     def _read(self, number: int, expected: Mapping) -> dict:
-        """The .json of a checkpoint that is whole; ValueError otherwise."""
+        """The .json of a checkpoint that is whole; ValueError otherwise, RuntimeError as read."""
         names = self._names(number)
         path = self.folder / names["json"]
         try:
             content = json.loads(path.read_bytes())
             found = content.pop("crc32")
             if content["format"] != self.format:
+                if how := CONTINUED.get(content["format"]):
+                    raise RuntimeError(how.format(run=self.folder.parent))
                 raise ValueError(f"its format is {content['format']!r}, expected {self.format!r}")
             if found != _crc32_of_json(content):
                 raise ValueError("its checksum is wrong")

@@ -229,10 +229,10 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(expectation(summary), highlight=False, soft_wrap=True)
 
 
-def print_stopped(console: Console, run: Path) -> None:
-    """What can be done with a run that was stopped."""
+def print_stopped(console: Console, run: Path, going_on: str) -> None:
+    """What can be done with a run that was stopped; going_on: what continues it."""
     lines = (
-        f"stopped; to go on: hdrm train --resume {run}",
+        f"stopped; to go on: {going_on}",
         f"the best model so far is kept: hdrm evaluate {run}",
     )
     for line in lines:

@@ -30,11 +30,12 @@ class Team:
     Attributes:
         size, rank: number of processes, and which of them this is.
         main: whether this is the one that writes what is written once.
+        launched: whether a launcher started it, which passes signals on and can start it again.
         users: range of the users this process computes; h has their rows, in order, first.
         num_users, num_items: of all processes together.
     """
 
-    size, rank, main = 1, 0, True
+    size, rank, main, launched = 1, 0, True, False
     device: str | None = None  # of this process, where that is not for the user to say
     own_nodes: tuple[range, range] | None = None  # users and items, where they are not all
 
@@ -132,6 +133,10 @@ class Team:
     def facts(self) -> dict:
         """What belongs into a description of where a training runs."""
         return {}
+
+    def going_on(self, run: Path) -> str:
+        """What continues a run that was stopped."""
+        return f"hdrm train --resume {run}"
 
     def shared(self, value):
         """The main process's value, of what JSON can hold."""

@@ -95,7 +95,7 @@ class Trainer:
             runs.load_encoder(model, Path(encoder), dataset)
         self.model = model.to(self._device)
         # torchrun passes a signal on and sends one of its own: two do not mean "at once" there.
-        self._signals = StopSignals(patient=self.team.size > 1)
+        self._signals = StopSignals(patient=self.team.launched)
         self._resumed, self._saved = resumed, None
         if resumed is None:
             self._at, self._checkpoints = Position(), self.team.checkpoints(self.run, config)
@@ -163,9 +163,11 @@ class Trainer:
             if isinstance(error, OSError) and self._checkpoints.exist():
                 raise OSError(
                     f"{error}; the training is kept up to its last checkpoint and continued by: "
-                    f"hdrm train --resume {self.run}"
+                    f"{self.team.going_on(self.run)}"
                 ) from error
-            if new and main and not (self.run / checkpoint.MODEL_FILE).exists():
+            # A launcher starts processes again where one of them was lost; what they did is kept.
+            useless = not self.team.launched or isinstance(error, Diverged)
+            if new and main and useless and not (self.run / checkpoint.MODEL_FILE).exists():
                 self._checkpoints.remove()
                 runs.remove(self.run, created)
             raise
