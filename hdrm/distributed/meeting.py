@@ -7,6 +7,7 @@ name of this round alone was written in this round.
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from datetime import timedelta
@@ -23,7 +24,7 @@ class Meeting:
 
     Attributes:
         rank, size: which process this is, and how many there are.
-        store: keys of this round alone; None before ``meet``.
+        store: keys of this round alone, once they have met.
 
     Raises:
         ValueError: a variable is missing.
@@ -34,29 +35,26 @@ class Meeting:
         missing = [name for name in VARIABLES if name not in os.environ]
         if missing:
             raise ValueError(
-                f"{' and '.join(missing)} must be set where several processes train; start them by "
+                f"{', '.join(missing)} must be set where several processes train; start them by "
                 f"torchrun, or unset WORLD_SIZE to train by one"
             )
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.store: dist.Store | None = None
+        self._met = False
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._place = f"{address}:{port}"
         hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun
         self._until = time.monotonic() + WAIT
-        try:
-            self._shared = dist.TCPStore(
-                address,
-                port,
-                is_master=self.rank == 0 and not hosted,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=WAIT),
-            )
-        except RuntimeError as error:
-            who = "torchrun" if hosted else "process 0"
-            raise RuntimeError(
-                f"{who} could not be reached at {self._place} within {WAIT:.0f} s; start all "
-                f"{self.size} processes, with an address and a port that are open to all: {error}"
-            ) from error
+        holds = self.rank == 0 and not hosted
+        if not holds:
+            self._reach(address, port, "torchrun" if hosted else "process 0")
+        self._shared = dist.TCPStore(
+            address,
+            port,
+            is_master=holds,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=WAIT),
+        )
 
     def meet(self) -> dist.Store:
         """Wait for all others; the store.
@@ -65,17 +63,31 @@ class Meeting:
             RuntimeError: some did not come; which.
         """
         (self._invite if self.rank == 0 else self._come)()
+        self._met = True
         return self.store
 
     def first_to_fail(self) -> bool:
-        """Whether no other process has asked this before: who fails first knows why.
-
-        Of processes that have not met everyone says what it has seen.
-        """
+        """Whether no other process has asked this before: who fails first knows why."""
+        # Who has not met the others can have the store of an earlier round, where one has failed.
+        key = "failed" if self._met else "unmet"
         try:
-            return self.store is None or self.store.add("failed", 1) == 1
+            return self.store is None or self.store.add(key, 1) == 1
         except RuntimeError:  # process 0 held the store and is gone; it, or its launcher, says why
             return False
+
+    def _reach(self, address: str, port: int, who: str) -> None:
+        """Wait until somebody listens; TCPStore itself would try for minutes."""
+        while True:
+            try:
+                socket.create_connection((address, port), timeout=WAIT).close()
+                return
+            except OSError as error:
+                if time.monotonic() > self._until:
+                    raise RuntimeError(
+                        f"{who} could not be reached at {self._place} within {WAIT:.0f} s; start all "
+                        f"{self.size} processes, with an address that all can reach: {error}"
+                    ) from error
+            time.sleep(PATIENCE)
 
     def _invite(self) -> None:
         number = uuid.uuid4().hex
@@ -96,10 +108,9 @@ class Meeting:
         name = uuid.uuid4().hex.encode()
         while time.monotonic() < self._until + 5:  # process 0 is the first to give up
             if self._shared.check(["round"]):
-                store = dist.PrefixStore(self._shared.get("round").decode(), self._shared)
-                store.set(str(self.rank), name)
-                if store.check(["all"]) and name in store.get("all"):
-                    self.store = store
+                self.store = dist.PrefixStore(self._shared.get("round").decode(), self._shared)
+                self.store.set(str(self.rank), name)
+                if self.store.check(["all"]) and name in self.store.get("all"):
                     return
             time.sleep(PATIENCE)
         raise RuntimeError(
