@@ -6,14 +6,19 @@ itself is in the tests that need it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
+
+SECONDS = 120  # that a job may take; then it is killed
 
 FORKS = """
 import gc, json, os, sys, traceback
@@ -59,6 +64,12 @@ for line in sys.stdin:
 """
 
 
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -96,11 +107,15 @@ class Forks:
         }
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        pids = json.loads(self._process.stdout.readline())
+        self._watch = threading.Timer(SECONDS, _kill, [pids])
+        self._watch.start()
+        return pids
 
     def end(self) -> tuple[list[int], str, str]:
         """Exit codes, and what they all printed, when they have ended."""
         codes = json.loads(self._process.stdout.readline())
+        self._watch.cancel()
         said = {"out": "", "err": ""}
         for path in sorted(Path(self._folder.name).iterdir()):
             said[path.suffix[1:]] += path.read_text()

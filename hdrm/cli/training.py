@@ -56,7 +56,8 @@ def train(
 
     Several processes train together where torchrun starts them, with --device cpu or cuda:
     torchrun --nproc-per-node 4 -m hdrm train DATASET --out RUN. Each holds a part of the table and of
-    the graph. When processes were restarted, the same command goes on with RUN.
+    the graph. When processes were restarted, the same command goes on with RUN, with other numbers of
+    processes too; so --out is needed. Ctrl-C and SIGTERM to torchrun stop them as one.
     """
     from ..distributed import launch
 

@@ -13,5 +13,5 @@ graph        the part of the graph, and propagation
 team, rows   what stages and their steps ask for
 data         a data set in shares
 checkpoints  by torch.distributed.checkpoint, without pickle
-launch, training   joining, and going on after a restart
+meeting, launch, training   meeting, joining, and going on after a restart
 """

@@ -46,7 +46,8 @@ def joined(device: str, mesh: str | None = None) -> Iterator[World]:
         # The end of the process breaks its connections: to part from the others can mean to wait.
         if meeting is not None and not meeting.first_to_fail():
             raise SystemExit(2) from error
-        if isinstance(error, (OSError, ValueError, TypeError, RuntimeError, ImportError)):
+        told = isinstance(error, (OSError, ValueError, TypeError, RuntimeError, ImportError))
+        if told:  # of others the traceback says more
             raise RuntimeError(f"{_place()}: {_words(error)}") from error
         raise
     else:
