@@ -18,18 +18,17 @@ import tempfile
 import threading
 from pathlib import Path
 
+import torch.distributed as dist
+
 SECONDS = 120  # that a job may take; then it is killed
 
 FORKS = """
 import gc, json, os, sys, traceback
 import torch._dynamo
-import torch.distributed as dist
 from hdrm import cli
 from hdrm.distributed import training
 from hdrm.train import report, trainer
 
-# As torchrun does, one store for all jobs.
-store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 gc.freeze()
 os.fsync = lambda descriptor: None  # it takes most of the time; no machine loses its power here
 for line in sys.stdin:
@@ -40,11 +39,8 @@ for line in sys.stdin:
         pids.append(os.fork())
         if not pids[-1]:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-            os.environ |= {"WORLD_SIZE": str(order["size"]), "MASTER_PORT": str(store.port)}
-            if order["port"]:
-                os.environ["MASTER_PORT"] = str(order["port"])
-            else:
-                os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+            os.environ |= {"WORLD_SIZE": str(order["size"]), "MASTER_PORT": str(order["port"])}
+            os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": str(not order["by_hand"])}
             sys.stdin.close()
             for number, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(f"{order['folder']}/{rank}.{name}", os.O_WRONLY | os.O_CREAT), number)
@@ -81,6 +77,8 @@ class Forks:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
+        # As torchrun's, one store for all jobs. It has threads, so that it is not where forks are made.
+        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._process = subprocess.Popen(
             [sys.executable, "-c", FORKS],
             stdin=subprocess.PIPE,
@@ -89,7 +87,9 @@ class Forks:
             env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"},
         )
 
-    def start(self, size: int, *args, code: str = "", absent=(), by_hand: bool = False) -> list[int]:
+    def start(
+        self, size: int, *args, code: str = "", absent=(), by_hand: bool = False
+    ) -> list[int]:
         """Processes 0 … size − 1, but for those that are absent, run ``hdrm ARGS``; their pids.
 
         code: run by each before, with its number as ``rank``.
@@ -102,7 +102,8 @@ class Forks:
             "args": [*map(str, args)],
             "code": code,
             "absent": list(absent),
-            "port": free_port() if by_hand else 0,
+            "port": free_port() if by_hand else self._store.port,
+            "by_hand": by_hand,
             "folder": self._folder.name,
         }
         self._process.stdin.write(json.dumps(order) + "\n")

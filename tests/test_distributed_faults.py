@@ -22,9 +22,10 @@ import pytest
 import torch
 from forked import Forks, free_port
 from safetensors.torch import load_file
+from test_checkpoints import checkpoint_files
 from test_cli import write_npy
 from test_resume import CONFIG as OF_ONE
-from test_resume import checkpoint_files, options
+from test_resume import options
 
 import hdrm
 from hdrm.model.checkpoint import MODEL_FILE
@@ -110,7 +111,8 @@ def now(self, *args, **named):
 of.{method} = now
 """
 SEVERAL, ONE = (
-    "distributed.checkpoints import RankCheckpoints", "train.checkpoints import Checkpoints"
+    "distributed.checkpoints import RankCheckpoints",
+    "train.checkpoints import Checkpoints",
 )
 STOP = "os.kill(os.getpid(), signal.SIGTERM)"
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
@@ -118,7 +120,11 @@ KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 @pytest.mark.parametrize(
     ("stops", "last"),
-    [([(4, 3, "4x1")], 2), ([(2, 6, "1x2")], 4), ([(4, 8, "2x2"), (1, 3, "1x1"), (2, 3, "2x1")], 3)],
+    [
+        ([(4, 3, "4x1")], 2),
+        ([(2, 6, "1x2")], 4),
+        ([(4, 8, "2x2"), (1, 3, "1x1"), (2, 3, "2x1")], 3),
+    ],
 )
 def test_another_number_of_processes_goes_on(forks, source, whole, tmp_path, stops, last):
     run = tmp_path / "run"
@@ -134,7 +140,7 @@ def test_another_number_of_processes_goes_on(forks, source, whole, tmp_path, sto
         hdrm.HDRM.load(run).recommend([3], 5)
     codes, out, err = forks.run(last, *train(source, run))
     assert codes == [0] * last, err
-    assert out.count("HDRM") == 1 and err.count("note: the run was trained with processes = ") == 1
+    assert out.count("HDRM") == 1 and err.count("note: the run was trained with mesh ") == 1
     assert_same(run, whole(CONFIG))
     codes, out, _ = forks.run(last, *train(source, run))
     assert codes == [0] * last and out.count(f"{run} is finished") == 1
@@ -197,12 +203,17 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     code = AT.format(of=of, method=method, rank=rank, call=call, what=what)
     codes, _, err = forks.run(2, *train(source, run), code=code)
     assert codes == [2, 2]
-    assert err.count("\n") == 1 and err.startswith(f"error: process {rank if rank == 0 else ''}"), err
+    assert err.count("\n") == 1 and err.startswith(f"error: process {rank if rank == 0 else ''}"), (
+        err
+    )
     assert "cannot be written: " in err and "File too large" in err
     left = newest(run)
     assert (left > 0) == (call > 1) and not list(run.rglob("*.tmp"))
     if left:
-        assert f"continued by: the same command, with as many processes as you like (--out {run})" in err
+        assert (
+            f"continued by: the same command, with as many processes as you like (--out {run})"
+            in err
+        )
         names = {path.name for path in (run / "checkpoints").glob("0*")}
         assert {name[:6] for name in names} == {f"{n:06d}" for n in (left - 1, left) if n}
     codes, _, err = forks.run(2, *train(source, run))
@@ -244,7 +255,9 @@ def test_one_and_several_do_not_continue_each_other(forks, source, tmp_path, com
 @pytest.mark.parametrize(("absent", "there"), [([1, 2], 0), ([0], 1)])
 def test_who_does_not_come_is_named(forks, source, tmp_path, monkeypatch, absent, there):
     code = "from hdrm.distributed import meeting; meeting.WAIT = 2"
-    codes, _, err = forks.run(3, *train(source, tmp_path / "run"), code=code, absent=absent, by_hand=True)
+    codes, _, err = forks.run(
+        3, *train(source, tmp_path / "run"), code=code, absent=absent, by_hand=True
+    )
     assert set(codes) == {2}
     assert err.startswith(f"error: process {there} of 3: "), err
     assert "within 2 s; start all" in err
@@ -275,6 +288,7 @@ def test_one_process_with_the_variables_of_several(source, tmp_path, command, mo
         (5, {"source": "few"}, "5 processes need as many users at least, there are 4; start fewer"),
         (3, {"--mesh": "2x2"}, "a mesh of 2 × 2 needs 4 processes, there are 3"),
         (2, {"--set": "tables_on=host"}, "set tables_on = device"),
+        (2, {"--set": "margins=1"}, "margins"),
         (2, {"--out": "occupied"}, "occupied is not empty; name another folder"),
     ],
 )
@@ -302,7 +316,15 @@ def torchrun(folder: Path, *options, command, name: str = "torchrun") -> subproc
     """torchrun, whose output goes to a file in the folder."""
     with open(folder / f"{name}.log", "ab") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *options, "-m", "hdrm", *map(str, command)],
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                *options,
+                "-m",
+                "hdrm",
+                *map(str, command),
+            ],
             stdout=said,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"},
@@ -310,7 +332,9 @@ def torchrun(folder: Path, *options, command, name: str = "torchrun") -> subproc
 
 
 def workers(agent: subprocess.Popen) -> list[int]:
-    return [int(n) for n in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
+    return [
+        int(n) for n in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    ]
 
 
 def end(*agents: subprocess.Popen) -> None:
@@ -358,7 +382,9 @@ def test_torchrun_is_stopped_and_goes_on(source, whole, tmp_path, number):
     try:
         wait_for(run, 3)
         agent.send_signal(number)
-        assert agent.wait(60) == 1  # torchrun's own, with a traceback; the processes' is 128 + signal
+        assert (
+            agent.wait(60) == 1
+        )  # torchrun's own, with a traceback; the processes' is 128 + signal
     finally:
         end(agent)
     said, log = ((of).read_text() for of in (tmp_path / "torchrun.log", run / "train.log"))
@@ -378,7 +404,14 @@ def test_a_lost_machine(source, whole, tmp_path):
     run = tmp_path / "run"
     options = (
         *("--nnodes", "1:2", "--nproc-per-node", "2", "--max-restarts", "5"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "job"),
+        *(
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            f"127.0.0.1:{free_port()}",
+            "--rdzv-id",
+            "job",
+        ),
         *("--rdzv-conf", "last_call_timeout=10,timeout=120", "--local-addr", "127.0.0.1"),
     )
     agents = []

@@ -85,7 +85,11 @@ def _connected(meeting: Meeting, device: str, mesh: str | None) -> World:
         world_size=meeting.size,
         timeout=timedelta(seconds=WAIT),
     )
-    return World(torch.device(device), shape)
+    # Behind both nobody can fail, and be gone, while others still connect to it.
+    dist.barrier()
+    world = World(torch.device(device), shape)
+    world.barrier()
+    return world
 
 
 def _place() -> str:
