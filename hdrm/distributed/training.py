@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..config import Config
+from ..model import checkpoint
 from ..train import Trainer, checkpoints, runs
 from ..train.observer import Observer
 from .data import RankDataset
@@ -70,7 +71,7 @@ def _look(config: Config, run: Path) -> str:
         if runs.read_description(run)[1] != config:
             raise ValueError(
                 f"{run} was begun with other settings; name another folder with --out, or give the "
-                f"settings that it has: hdrm info {run}"
+                f"settings in {run / checkpoint.CONFIG_FILE}"
             )
         return "begun"
     if (run / checkpoints.FOLDER).is_dir():  # ended before the first step
