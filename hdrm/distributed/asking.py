@@ -16,16 +16,16 @@ class Asking:
     Args:
         bounds: the first id of each process's range, ascending, and last the end: P + 1 numbers; or
             several times P ranges, one process after the other in each.
-        ids: int64 (n,), in any order; all processes ask at the same time, for nothing too.
+        ids: int64 or int32 (n,), in any order; all processes ask at the same time, for nothing too.
 
     Attributes:
-        asked: int64 (m,), ids of this process that others want, process after process.
+        asked: (m,), ids of this process that others want, process after process.
         by_asker: how many of them each process wants.
     """
 
     def __init__(self, world: World, bounds: Sequence[int], ids: Tensor, *, label: str) -> None:
         self._world, self._label = world, label
-        edges = torch.tensor(bounds[:-1], device=ids.device)
+        edges = torch.tensor(bounds[:-1], dtype=ids.dtype, device=ids.device)
         owner = (torch.searchsorted(edges, ids, right=True) - 1) % world.size
         self._order = torch.argsort(owner, stable=True)
         self._wanted = torch.bincount(owner, minlength=world.size).tolist()

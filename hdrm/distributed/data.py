@@ -91,12 +91,18 @@ def load(source: str | os.PathLike[str], world: World, *, seed: int = 0) -> Rank
         notes = (loading.split_note(seed),)
         return _made(path.resolve().name, world, cuts, train, valid, test, notes, labels)
     whole = data.load(source, seed=seed)
-    cuts = Cuts.of(whole.train.rowptr, whole.num_items, world.size)
+    cuts = cuts_of(whole, world.size)
     group = _group(world, cuts)
     parts = (_slice(split, group) for split in whole.splits.values())
     labels = whole.user_labels, whole.item_labels
     notes = tuple(n for n in whole.notes if "no training interactions" not in n)
     return _made(whole.name, world, cuts, *parts, notes, labels)
+
+
+def cuts_of(dataset: data.Dataset, processes: int) -> Cuts:
+    """As of a graph's folder: held-out interactions count too."""
+    rowptr = sum(split.rowptr for split in dataset.splits.values())
+    return Cuts.of(rowptr, dataset.num_items, processes)
 
 
 def _group(world: World, cuts: Cuts) -> range:

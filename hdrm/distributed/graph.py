@@ -30,6 +30,8 @@ from .world import World
 if TYPE_CHECKING:
     from .team import RankTeam
 
+BLOCK = 2**22  # entries of the graph that are widened at a time
+
 
 class RankGraph:
     """What a process has of a bipartite graph; the interface of BipartiteGraph that training uses.
@@ -68,9 +70,10 @@ class RankGraph:
     @classmethod
     def of(cls, world: World, cuts: Cuts, edges: CSR) -> RankGraph:
         """From a CSR (users of the row group × I) of all their items, without an offset."""
-        items = edges.col[: edges.nnz].long()
-        halo = Halo(world, cuts, torch.unique(items))
-        position = torch.searchsorted(halo.items, items)
+        items = edges.col[: edges.nnz]
+        had = distinct(items, cuts.num_items)
+        halo = Halo(world, cuts, torch.nonzero(had)[:, 0])
+        position = (had.cumsum(0) - 1).int().index_select(0, items)
         return cls(world, cuts, halo, with_transpose(edges.rowptr, position, len(halo.items)))
 
     @functools.cached_property
@@ -125,7 +128,7 @@ class RankGraph:
     def draw(self, nodes: Tensor, fanout: int, seed: int) -> tuple[Tensor, Tensor]:
         """As hdrm.model.neighbourhood.draw, of nodes that any process owns."""
         asking = Asking(self.world, self.cuts.nodes, nodes, label="neighbours")
-        rowptr, col = self._rows
+        rowptr, col = self._neighbours
         rows = self.cuts.local(self.world.rank, asking.asked)
         drawn = draw_rows(rowptr, col, rows, hashed(seed, asking.asked), fanout)
         # A list has min(degree, fanout) neighbours: with the degrees all lengths are known.
@@ -133,12 +136,15 @@ class RankGraph:
         return asking.answered_lists(drawn[0], drawn[1].clamp(max=fanout)), degree
 
     @functools.cached_property
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """CSR of the own nodes, users first: all neighbours of each, as node ids."""
-        edges, world, cuts = self.user_items, self.world, self.cuts
-        users, items = edges.pairs()
-        users += self.own_users.start
-        asking = Asking(world, cuts.items, items, label="edges")
+    def _neighbours(self) -> tuple[Tensor, Tensor]:
+        return self.neighbours()
+
+    def neighbours(self) -> tuple[Tensor, Tensor]:
+        """CSR of the own nodes, users first: all neighbours of each, as int32 node ids."""
+        edges, cuts = self.user_items, self.cuts
+        users = torch.arange(self.own_users.start, self.own_users.stop, dtype=torch.int32)
+        users = torch.repeat_interleave(users.to(self.device), edges.degrees)
+        asking = Asking(self.world, cuts.items, edges.col, label="edges")
         of_items = asking.given(users)  # process after process, whose users ascend
         order = torch.argsort(asking.asked, stable=True)
         degrees = torch.cat(
@@ -149,28 +155,32 @@ class RankGraph:
         )
         return (
             F.pad(degrees.cumsum(0), (1, 0)),
-            torch.cat([items + cuts.num_users, of_items[order]]).int(),
+            torch.cat([edges.col + cuts.num_users, of_items[order]]),
         )
 
     def rounds(self, h: Tensor, num_layers: int) -> Tensor:
         """Σ_{l=1..L} Âˡ·h by Horner's rule, h ← Â·(h + h_0)."""
         users, items = self._columns.spread(h)
-        u, i = users, items
+        count, i = len(users), items
+        local = torch.cat([users, self._halo.fetch(items)])
         for layer in range(num_layers):
             if layer:
-                u, i = u.add_(users), i.add_(items)
-            u, i = self._round(u, i)
-        return self._columns.collect(u, i, h.shape[1])
+                local[:count].add_(users)
+                local[count:] = self._halo.fetch(i.add_(items))
+            local, i = self._round(local, i)
+        return self._columns.collect(local[:count], i, h.shape[1])
 
-    def _round(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Â·h of the row group's nodes, in own columns."""
-        halo = self._halo.fetch(items)
-        around = ops.propagate(torch.cat([users, halo]), self._local, 1, space="tangent")
-        users, means = around.split([len(users), len(halo)])
+    def _round(self, local: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the row group's users, halo and items, in own columns: Â·h of users and of items.
+
+        What takes the place of the halo means nothing.
+        """
+        around = ops.propagate(local, self._local, 1, space="tangent")
+        halo, means = (of[self._local.num_users :] for of in (local, around))
         # The kernel gives (h_i + Σ)/(d + 1) with the group's degree d: Σ is what the owner needs.
-        scale = (self._local.degrees[len(users) :] + 1).to(means.dtype)[:, None]
+        scale = (self._local.degrees[self._local.num_users :] + 1).to(means.dtype)[:, None]
         sums = self._halo.add(means.mul_(scale).sub_(halo))
-        return users, sums.add_(items).div_((self._item_degrees + 1).to(items.dtype)[:, None])
+        return around, sums.add_(items).div_((self._item_degrees + 1).to(items.dtype)[:, None])
 
 
 class _Propagate(torch.autograd.Function):
@@ -188,12 +198,22 @@ class _Propagate(torch.autograd.Function):
         return ctx.graph.rounds(gradient, ctx.num_layers).mul_(scale), None, None
 
 
+def distinct(items: Tensor, num_items: int) -> Tensor:
+    """Which of all items, bool (I,), occur among int32 items of any number."""
+    found = torch.zeros(num_items, dtype=torch.bool, device=items.device)
+    for block in items.split(BLOCK):
+        found[block.long()] = True
+    return found
+
+
 def with_transpose(rowptr: Tensor, items: Tensor, num_items: int) -> BipartiteGraph:
-    """The graph of users' rows with entries ``items``, int64, ascending in each row."""
+    """The graph of users' rows with entries ``items``, int32, ascending in each row."""
     num_users, nnz = rowptr.numel() - 1, items.numel()
-    users = torch.repeat_interleave(rowptr.diff())
-    order = torch.argsort(items, stable=True)
+    col = torch.empty(2 * nnz, dtype=torch.int32, device=items.device)
+    torch.add(items, num_users, out=col[:nnz])
+    rows = torch.arange(num_users, dtype=torch.int32, device=items.device)
+    users = torch.repeat_interleave(rows, rowptr.diff(), output_size=nnz)
+    torch.index_select(users, 0, torch.argsort(items, stable=True), out=col[nnz:])
     counts = torch.bincount(items, minlength=num_items)
     both = torch.cat([rowptr, nnz + counts.cumsum(0)])
-    col = torch.cat([items + num_users, users[order]]).int()
     return BipartiteGraph.from_adjacency(both, col, num_users, num_items)

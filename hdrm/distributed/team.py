@@ -18,7 +18,7 @@ from ..train.rows import RowTable
 from ..train.team import Team
 from .asking import Asking
 from .checkpoints import RankCheckpoints
-from .graph import RankGraph, with_transpose
+from .graph import RankGraph
 from .rows import RankRows
 
 BLOCK = 2**16  # rows of a table that are widened at a time
@@ -36,6 +36,7 @@ class RankTeam(Team):
         self.num_users, self.num_items = self.cuts.num_users, self.cuts.num_items
         self.main, self.own_nodes = self.rank == 0, (self.users, self.items)
         self.device = str(self.world.device)
+        self._saved: Path | None = None  # the run whose model this training has written
 
     def slice_of(self, users: Tensor) -> slice:
         bounds = torch.tensor([self.users.start, self.users.stop], device=users.device)
@@ -137,13 +138,11 @@ class RankTeam(Team):
     def save(self, model: HDRM, run: Path) -> None:
         """The main process writes the file of a single one: it takes the whole table and graph."""
         weights = dict(model.state_dict())
-        table = weights[TABLE]
-        parts = self.of_users_and_items(model)
-        collected = [self.world.collected(table[part]) for part in parts]
-        graph = self._collected_graph(model.graph)
+        table = self.world.collected(*(weights[TABLE][part] for part in self.of_users_and_items(model)))
+        graph = self._collected_graph(model.graph, run)
         if self.main:
-            weights[TABLE] = torch.cat(collected)
-            checkpoint.save_weights(weights, graph, model.config, run)
+            checkpoint.save_weights(weights | {TABLE: table}, graph, model.config, run)
+        self._saved = run
         self.world.barrier()
 
     def stored(self, run: Path) -> Stored:
@@ -154,15 +153,18 @@ class RankTeam(Team):
         users = 0 if model.encoder.at_origin else len(self.users)
         return (slice(0, users), slice(users, None))
 
-    def _collected_graph(self, graph: RankGraph) -> BipartiteGraph | None:
-        """The whole graph, at the main process."""
-        edges = graph.user_items
-        first, last = int(edges.rowptr[0]), int(edges.rowptr[-1])
-        degrees = self.world.collected(edges.degrees)
-        items = self.world.collected(edges.col[first:last])
+    def _collected_graph(self, graph: RankGraph, run: Path) -> BipartiteGraph | None:
+        """The whole graph, at the main process. It stays: the second model's is the first one's."""
+        if self._saved == run:
+            return checkpoint.read(run).graph() if self.main else None
+        rowptr, col = graph.neighbours()
+        edges = int(rowptr[graph.num_users])
+        degrees = self.world.collected(*graph.degrees.split([graph.num_users, graph.num_items]))
+        col = self.world.collected(col[:edges], col[edges:])
         if not self.main:
             return None
-        return with_transpose(F.pad(degrees.cumsum(0), (1, 0)), items.long(), self.num_items)
+        rowptr = F.pad(degrees.cumsum(0), (1, 0))
+        return BipartiteGraph.from_adjacency(rowptr, col, self.num_users, self.num_items)
 
     def _asking(self, items: Tensor) -> Asking:
         return Asking(self.world, self.cuts.items, items, label="items")

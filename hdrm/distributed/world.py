@@ -130,11 +130,24 @@ class World:
     def barrier(self) -> None:
         dist.barrier(group=self.control)
 
-    def collected(self, rows: Tensor) -> Tensor | None:
-        """At the first process the rows (n, …) of all, in order, on the host; None at the others."""
-        blocks: list[Tensor] = []
-        self.streamed(rows.cpu(), blocks.append)
-        return None if self.rank else torch.cat([rows[:0].cpu(), *blocks])
+    def collected(self, *parts: Tensor) -> Tensor | None:
+        """At the first process the rows (n, …) of all, on the host; None at the others.
+
+        Of several tensors first those of all processes in order, then the next. At the first process
+        there is one table, in which everyone's rows are received.
+        """
+        count = int(self.total(torch.tensor(sum(map(len, parts)))))
+        shape = (0 if self.rank else count, *parts[0].shape[1:])
+        out, at = torch.empty(shape, dtype=parts[0].dtype), 0
+
+        def put(block: Tensor) -> None:
+            nonlocal at
+            out[at : at + len(block)] = block
+            at += len(block)
+
+        for rows in parts:
+            self.streamed(rows.cpu(), put)
+        return None if self.rank else out
 
     def streamed(self, rows: Tensor, use: Callable[[Tensor], object]) -> None:
         """The first process uses the rows of the host (n, …) of all, in order, a block at a time."""
