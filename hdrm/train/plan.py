@@ -107,9 +107,8 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
         sizes: of the data.
         device: "cpu" or another one; on the CPU there is one memory.
     """
-    counted = _Counts(config, sizes)
-    parts = [Part("Python and its libraries", LIBRARIES, PHASES, host=True)]
-    parts += [*_common(counted), *_encoder(counted), *_diffusion(counted)]
+    counted = Counts(config, sizes)
+    parts = parts_of(counted)
     unified = device.split(":")[0] == "cpu"
     if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
         kept = min(counted.table, kept_by_default())
@@ -120,8 +119,14 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     else:
         graph = counted.graph(sizes.num_train)
         parts.append(Part("training graph as it was read", graph, PHASES, host=True))
-        parts += _to_files(counted, graph)
+        parts += to_files(counted, graph)
     return Plan(config, tuple(part for part in parts if part.num_bytes), unified)
+
+
+def parts_of(counted: Counts) -> list[Part]:
+    """What a training needs wherever it runs."""
+    libraries = Part("Python and its libraries", LIBRARIES, PHASES, host=True)
+    return [libraries, *_common(counted), *_encoder(counted), *_diffusion(counted)]
 
 
 def fitting(
@@ -159,11 +164,17 @@ def _cheaper(config: Config, device: str) -> Iterator[Config]:
         yield base.replace(micro_batches=base.micro_batches * parts)
 
 
-class _Counts:
-    """Bytes that several parts are made of."""
+class Counts:
+    """Bytes that several parts are made of.
 
-    def __init__(self, config: Config, sizes: Sizes) -> None:
-        self.config, self.sizes = config, sizes
+    Args:
+        config: the settings.
+        sizes: what this process computes.
+        whole: what all processes together do; None if this is the only one.
+    """
+
+    def __init__(self, config: Config, sizes: Sizes, whole: Sizes | None = None) -> None:
+        self.config, self.sizes, self.whole = config, sizes, whole or sizes
         self.nodes = sizes.num_users + sizes.num_items
         self.row = config.dim * FLOAT
         self.table = self.nodes * self.row
@@ -181,6 +192,8 @@ class _Counts:
         self.returning = 2 * a_slice + share if in_slices else self.table + work
         self.meaning = a_slice * (1 + wide)
         self.of_users = sizes.num_users * self.row
+        self.ranked = self.of_users + self.whole.num_items * self.row
+        self.marks = 2 * sizes.num_train  # a byte an edge of the graph
         widths = [2 * config.dim + 10, *config.hidden, config.dim]
         weights = sum(a * b + b for a, b in itertools.pairwise(widths)) + 10 * 10 + 10
         self.denoisers = 2 * weights * FLOAT
@@ -193,24 +206,36 @@ class _Counts:
         """The vectors that are compared at a time, to choose the nearest of them."""
         return 2 * min(count * self.row, COMPARED * FLOAT)
 
+    def comparing(self, part: int) -> int:
+        """A loss of h and the gradient of h, of a part of a batch."""
+        if self.config.loss == "softmax":
+            return self.table
+        batch, negatives = 3 * part * self.row, self.config.encoder_negatives
+        # Its rows; then their gradients are one with that of h.
+        needed = max(2 * batch, batch + self.table)
+        if negatives > 1:
+            needed = max(needed, part * self.row + self.candidates(part * negatives))
+        return needed
+
     def sampled_rows(self) -> list[int]:
         """Nodes of S_0 … S_L of a part of a batch, if neighbours were drawn uniformly: at most."""
         config = self.config
         drawn = 3 * config.encoder_batch / config.micro_batches  # users, positives, chosen negatives
-        found = [_distinct(self.nodes, drawn)]
+        nodes = self.whole.num_users + self.whole.num_items
+        found = [distinct(nodes, drawn)]
         for fanout in config.fanouts:
             known = found[-1]
-            new = 1 - known / self.nodes
-            found.append(known + round(new * _distinct(self.nodes, known * fanout)))
+            new = 1 - known / nodes
+            found.append(known + round(new * distinct(nodes, known * fanout)))
         return found
 
 
-def _distinct(count: int, draws: float) -> int:
+def distinct(count: int, draws: float) -> int:
     """How many of ``count`` are expected among uniform draws with replacement."""
     return round(count * -math.expm1(-draws / count)) if count else 0
 
 
-def _common(c: _Counts) -> Iterator[Part]:
+def _common(c: Counts) -> Iterator[Part]:
     """What a training has from its first step to its last, and before and after."""
     s, host = c.sizes, c.config.tables_on == "host"
     held_out = 2 * (s.num_users + 1) * OFFSET + (s.num_valid + s.num_test) * COLUMN
@@ -221,28 +246,23 @@ def _common(c: _Counts) -> Iterator[Part]:
     # Of the graph in the file nothing is read.
     yield Part("model file, mapped", c.points + c.denoisers, (RESTORING,), host=True)
     yield Part("optimiser, average and fold of a stage", 2 * c.points + c.table, (RESTORING,))
-    yield Part("h of the test", c.table, (TEST,))
-    yield from _ranking(c, TEST, s.num_train + s.num_valid, s.num_test, CUTOFFS[-1])
+    yield Part("h of the test", c.ranked, (TEST,))
+    yield from _ranking(c, TEST, s.num_train + s.num_valid, c.whole.num_test, CUTOFFS[-1])
 
 
-def _encoder(c: _Counts) -> Iterator[Part]:
+def _encoder(c: Counts) -> Iterator[Part]:
     config, (forward, backward, validation) = c.config, ENCODER
     host = config.tables_on == "host"
-    part, negatives = -(-config.encoder_batch // config.micro_batches), config.encoder_negatives
+    part = -(-config.encoder_batch // config.micro_batches)
     moments = 2 if config.encoder_optimizer == "adam" else bool(config.encoder_momentum)
     yield Part("momentum of the points", c.points * moments, ENCODER, host)
-    yield Part("h", c.table, (validation,))
+    yield Part("h", c.ranked, (validation,))
     if config.propagation == "full":
         yield Part("average of the points", c.points * bool(config.averaging), ENCODER, host)
         yield Part("h, then its gradient", c.table, (forward, backward))
         yield Part("round 0", c.table * (config.users == "items"), (forward, backward))
-        batch = 3 * part * c.row  # its rows; then their gradients are one with that of h
-        comparing = max(2 * batch, batch + c.table)
-        if config.loss == "softmax":
-            comparing = c.table
-        elif negatives > 1:
-            comparing = max(comparing, part * c.row + c.candidates(part * negatives))
-        yield Part("work tables, then gradients", max(c.propagating, comparing), (forward,))
+        work = max(c.propagating, c.comparing(part))
+        yield Part("work tables, then gradients", work, (forward,))
         yield Part("gradient of the points and work tables", c.returning, (backward,))
         if config.micro_batches > 1:
             yield Part("gradient of a part", c.table, (forward,))
@@ -255,11 +275,11 @@ def _encoder(c: _Counts) -> Iterator[Part]:
     if config.loss == "softmax":
         yield from _hiding(c, (forward,), (forward, backward), (forward,))
     else:
-        yield Part("users to draw", c.sizes.num_users * 3 * ID, ENCODER, host=True)
-    yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
+        yield Part("users to draw", c.whole.num_users * 3 * ID, ENCODER, host=True)
+    yield from _ranking(c, validation, c.sizes.num_train, c.whole.num_valid, VALIDATED[-1])
 
 
-def _to_files(c: _Counts, graph: int) -> Iterator[Part]:
+def to_files(c: Counts, graph: int) -> Iterator[Part]:
     """Copies of what is on a device of its own memory, on their way to a file: between two steps a
     checkpoint's, after a validation those of the best model, which has the graph in it."""
     config = c.config
@@ -274,23 +294,23 @@ def _to_files(c: _Counts, graph: int) -> Iterator[Part]:
 
 
 def _hiding(
-    c: _Counts, taking: tuple[str, ...], alive: tuple[str, ...], ranking: tuple[str, ...]
+    c: Counts, taking: tuple[str, ...], alive: tuple[str, ...], ranking: tuple[str, ...]
 ) -> Iterator[Part]:
     """What hiding interactions needs, and users of a step beside all items; each with its phases."""
     config, s = c.config, c.sizes
     users = -(-min(config.softmax_users, s.num_users) // config.micro_batches)
-    yield Part("marks of the interactions", 2 * s.num_train, taking)
+    yield Part("marks of the interactions", c.marks, taking)
     kept = round(s.num_train * (1 - config.edge_dropout))
     yield Part("graph of the others", c.graph(kept), alive)
-    yield Part("users beside all items", users * s.num_items * FLOAT * 2, ranking)
-    yield Part("items, signed, and their gradients", 4 * s.num_items * c.row, ranking)
+    yield Part("users beside all items", users * c.whole.num_items * FLOAT * 2, ranking)
+    yield Part("items, signed, and their gradients", 4 * c.whole.num_items * c.row, ranking)
 
 
-def _diffusion(c: _Counts) -> Iterator[Part]:
+def _diffusion(c: Counts) -> Iterator[Part]:
     config, s = c.config, c.sizes
     fold, propagation, forward, backward, table_step, validation = DIFFUSION
     batch, negatives = config.diffusion_batch, config.diffusion_negatives
-    users, pairs = _distinct(s.num_users, batch), config.conditioning == "pair"
+    users, pairs = distinct(s.num_users, batch), config.conditioning == "pair"
     softmax = config.loss == "softmax" and not pairs
     if softmax:
         users = min(config.softmax_users, s.num_users)
@@ -298,11 +318,11 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
         yield from _hiding(c, (fold,), DIFFUSION, (forward,))
     elif not pairs:
         hidden = s.num_train // config.folds
-        yield Part("marks of the edges", 2 * s.num_train, (fold,))
+        yield Part("marks of the edges", c.marks, (fold,))
         yield Part("graph of a fold", c.graph(s.num_train - hidden), DIFFUSION)
         yield Part("positives of a fold", s.num_users * OFFSET + hidden * COLUMN, DIFFUSION)
     if not softmax:
-        yield Part("users to draw", s.num_users * 3 * ID, DIFFUSION, host=True)
+        yield Part("users to draw", c.whole.num_users * 3 * ID, DIFFUSION, host=True)
     yield Part("moments and average of the denoisers", 3 * c.denoisers, DIFFUSION)
     if config.tables == "joint":
         host = config.tables_on == "host"
@@ -310,7 +330,8 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
         moments += bool(config.averaging)
         yield Part("momentum and average of the points", moments * c.points, DIFFUSION, host)
         yield Part("h", c.table, (propagation,))
-        items = s.num_items if softmax else _distinct(s.num_items, batch * (1 + negatives))
+        items = c.whole.num_items
+        items = items if softmax else distinct(items, batch * (1 + negatives))
         rows = users * (2 - pairs) + items
         # Vectors and histories of users, vectors of items; their gradients come as activations go.
         yield Part("rows of the step", rows * c.row, (propagation, forward, backward))
@@ -338,21 +359,21 @@ def _diffusion(c: _Counts) -> Iterator[Part]:
         yield Part("rows of the batch", 6 * batch * c.row, (forward,))
     if negatives > 1:
         yield Part("candidates", c.candidates(batch * negatives), (forward,))
-    yield Part("h of all edges", c.table, (validation,))
+    yield Part("h of all edges", c.ranked, (validation,))
     block = min(GENERATED, s.num_users)
     reverse = block * (6 * c.row + 2 * config.hidden[0] * FLOAT)
     yield Part("histories and generated vectors", 2 * c.of_users + reverse, (validation, TEST))
     yield Part("users mixed", c.of_users, (validation, TEST))
-    yield from _ranking(c, validation, c.sizes.num_train, c.sizes.num_valid, VALIDATED[-1])
+    yield from _ranking(c, validation, c.sizes.num_train, c.whole.num_valid, VALIDATED[-1])
 
 
-def _ranking(c: _Counts, phase: str, known: int, relevant: int, deepest: int) -> Iterator[Part]:
+def _ranking(c: Counts, phase: str, known: int, relevant: int, deepest: int) -> Iterator[Part]:
     """Of ``known`` interactions that are not ranked, and ``relevant`` ones to be found."""
     users = c.sizes.num_users
     ranked = min(RANKED, users)
-    yield Part("points to rank", c.table, (phase,))
-    yield Part("items in panels", c.sizes.num_items * c.row, (phase,))
+    yield Part("points to rank", c.ranked, (phase,))
+    yield Part("items in panels", c.whole.num_items * c.row, (phase,))
     yield Part("users being ranked", 2 * ranked * c.row, (phase,))
     # Ids of a block's pairs: rows, columns, keys of either matrix, and sorted.
     yield Part("items not to rank", 6 * ID * known * ranked // users, (phase,))
-    yield Part("hits", min(users, relevant) * deepest, (phase,), host=True)
+    yield Part("hits", min(c.whole.num_users, relevant) * deepest, (phase,), host=True)
