@@ -270,11 +270,24 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
 @click.option("--budget", type=Bytes(), help="Memory there is, such as 24GiB: choose settings that "
               "fit, or exit with code 2.")  # fmt: skip
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting.")
-def plan(dataset, users, items, interactions, preset, device, dim, budget, assignments) -> None:
-    """Print what memory a training needs, before anything is allocated."""
+@click.option("--devices", type=click.IntRange(min=1), help="How many processes of torchrun train "
+              "together: what one of them needs, and receives.")  # fmt: skip
+@click.option("--mesh", metavar="RxC", help="How they are arranged, as of `hdrm train`.  [default: all "
+              "share the users]")  # fmt: skip
+def plan(
+    dataset, users, items, interactions, preset, device, dim, budget, assignments, devices, mesh,
+) -> None:  # fmt: skip
+    """Print what memory a training needs, before anything is allocated.
+
+    With --devices or --mesh: of one of several devices, and the bytes that it receives in a step. With a
+    DATASET what devices have of each other is counted in it; from counts it is an expectation, at most.
+    """
     from .. import data
     from ..train import plan, report
 
+    several = devices is not None or mesh is not None
+    if several and budget is not None:
+        raise click.UsageError("--budget chooses settings of one device: leave it out, or --devices")
     counts = (users, items, interactions)
     if (dataset is None) == (None in counts):
         raise click.UsageError("give a DATASET, or --users, --items and --interactions")
@@ -285,6 +298,15 @@ def plan(dataset, users, items, interactions, preset, device, dim, budget, assig
         sizes, fitting = plan.Sizes.of(interactions), _preset_of(interactions)
     config = PRESETS[preset or fitting].replace(**_changes(assignments, dim=dim))
     console = Console()
+    if several:
+        from ..distributed import plan as together
+        from ..distributed.shares import Shares
+
+        shape = together.mesh_of(devices, mesh)
+        expected = dataset is None
+        shares = Shares.expected(sizes, *shape) if expected else Shares.of(interactions, *shape)
+        report.print_rank_plan(console, together.plan(config, sizes, shares, device=device))
+        return
     if budget is not None:
         _within(console, budget, config, sizes, device)
     else:

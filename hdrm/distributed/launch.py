@@ -67,7 +67,7 @@ def refuse(config: Config) -> None:
 
 def _connected(meeting: Meeting, device: str, mesh: str | None) -> World:
     # Looked at when all are here, so that a mistake of all is told by one.
-    store, shape = meeting.meet(), _shape(mesh)
+    store, shape = meeting.meet(), shape_of(mesh)
     kind, local = device.split(":")[0], int(os.environ.get("LOCAL_RANK", "0"))
     if kind == "cuda":
         count = torch.cuda.device_count()
@@ -106,7 +106,8 @@ def _words(error: Exception) -> str:
     return str(error)
 
 
-def _shape(mesh: str | None) -> tuple[int, int] | None:
+def shape_of(mesh: str | None) -> tuple[int, int] | None:
+    """(8, 4) from "8x4", None from None; ValueError for another text."""
     if mesh is None:
         return None
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", mesh)

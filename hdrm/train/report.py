@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,9 @@ from .evaluate import CUTOFFS, METRICS
 from .profiling import Cost
 from .trainer import CRITERION
 from .tune import Found
+
+if TYPE_CHECKING:
+    from ..distributed.plan import RankPlan
 
 NAMES = {"recall": "Recall", "ndcg": "NDCG", "precision": "Precision", "mrr": "MRR"}
 ROWS = {"popularity": "popularity", "encoder": "encoder alone (ω = 0)", "hdrm": "HDRM"}
@@ -170,6 +174,39 @@ def print_plan(console: Console, found: plan.Plan) -> None:
     if config.propagation == "sampled":
         settings += f", fanouts={','.join(map(str, config.fanouts))}"
     console.print(f"for {settings}", highlight=False, soft_wrap=True)
+
+
+def print_rank_plan(console: Console, found: RankPlan) -> None:
+    """The memory plan of one of several devices, and what it receives of the others."""
+    shares = found.shares
+    console.print(
+        f"one of {shares.size} devices, in {shares.rows} groups of users × {shares.cols} slices of "
+        f"columns: the one that needs the most",
+        highlight=False,
+        soft_wrap=True,
+    )
+    print_plan(console, found.memory)
+    table = Table(title="received from others by the device that receives the most")
+    for column in ("", "what"):
+        table.add_column(column)
+    table.add_column("MiB", justify="right")
+    for when, parts in found.received.items():
+        for first, (what, size) in enumerate(parts.items()):
+            about = "" if what in found.exact else "about "
+            table.add_row("" if first else when, what, about + _mib(size))
+        table.add_row("", "together", _mib(sum(parts.values())), style="bold", end_section=True)
+    console.print(table)
+    if not shares.exact:
+        console.print(
+            "halos are those of items that are equally popular: of others they are smaller",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(
+        f"the first process needs {_mib(found.saving)} MiB of host memory more while it saves the model",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _mib(num_bytes: int) -> str:
