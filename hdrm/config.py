@@ -34,6 +34,8 @@ _SOFTMAX = {"encoder": {"loss": "softmax"}, "diffusion": {"loss": "softmax"}}
 _FULL = {"encoder": {"propagation": "full"}}
 _LINEAR = {"diffusion": {"schedule": "linear|linear-var", "conditioning": "history"}}
 _PAIR = {"diffusion": {"conditioning": "pair"}}
+# What moves a whole table on its device.
+_WHOLE = (("users", "items"), ("users", "mean"), ("encoder_optimizer", "adam"))
 
 
 def _choice(default: str, *options: str):
@@ -60,7 +62,9 @@ class Config:
     curvature: float = _number(1.0, 0, open_low=True)  # c: the space has curvature −c
     # rounds of aggregation L; odd ranks better
     layers: int = _number(3, 1, search=Search("1:4", _FULL))
-    users: str = _choice("table", "table", "items")  # items: users start at the origin, no table
+    # items: users start at the origin, no table. mean: nor have they; a user's vector is the mean of
+    # those of its items
+    users: str = _choice("table", "table", "items", "mean")
     hidden: tuple[int, ...] = (200, 1100)  # hidden widths of the denoisers
     activation: str = _choice("tanh", "tanh", "relu")
     dropout: float = _number(0.5, 0, 1, search=Search("0:0.7", _DIFFUSION))
@@ -145,13 +149,9 @@ class Config:
             )
         needs = []
         if self.propagation == "sampled":
-            whole = {"loss": "softmax", "users": "items", "encoder_optimizer": "adam"}
-            needs += [(name, value, "propagation = full") for name, value in whole.items()]
+            needs += [(*setting, "propagation = full") for setting in (("loss", "softmax"), *_WHOLE)]
         if self.tables_on == "host":
-            needs += [
-                ("users", "items", "tables_on = device"),
-                ("encoder_optimizer", "adam", "tables_on = device"),
-            ]
+            needs += [(*setting, "tables_on = device") for setting in _WHOLE]
         for name, value, other in needs:
             if getattr(self, name) == value:
                 raise ValueError(f"{name} = {value} needs {other}; the preset large has another")
@@ -313,8 +313,9 @@ COMPARED_BY_BEST = 2 * 10**10  # users × items; Amazon-Book has half of it
 PRESETS: Mapping[str, Config] = types.MappingProxyType(
     {
         "best": Config(
-            users="items",
+            users="mean",
             loss="softmax",
+            edge_dropout=0.3,
             pairs="interactions",
             noise_max=0.1,
             encoder_optimizer="adam",
@@ -322,7 +323,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             encoder_momentum=0.9,
             encoder_weight_decay=2e-5,
             encoder_epochs=300,
-            averaging=0.98,
+            averaging=0.99,
             diffusion_epochs=30,
             eval_steps=30,
         ),

@@ -13,6 +13,7 @@ from hdrm.config import Config
 from hdrm.data import load
 from hdrm.graph import BipartiteGraph
 from hdrm.model import HDRM
+from hdrm.model.encoder import Encoder
 from hdrm.seeds import derive_seed
 from hdrm.train import Trainer
 from hdrm.train.denoising import DenoisingStage, RankingDiffusionStage
@@ -226,3 +227,23 @@ def test_it_ranks_the_demo_set(tmp_path):
     loaded = hdrm.HDRM.load(tmp_path / "run")
     for found, expected in zip(loaded.recommend([3, 4], 5), result.model.recommend([3, 4], 5)):
         assert torch.equal(found, expected)
+
+
+def test_a_user_is_the_mean_of_its_items_and_gradients_go_through_it():
+    """users = "mean" beside users = "items" of the same table; user 3 has no items."""
+    users, items = torch.tensor([[0, 0, 1, 2, 2, 2], [0, 3, 3, 1, 2, 4]])
+    graph = BipartiteGraph.from_interactions(users, items, 4, 5)
+    interactions = torch.zeros(4, 5, dtype=torch.float64)
+    interactions[users, items] = 1
+    degree = interactions.sum(1, keepdim=True).clamp(min=1)
+    torch.manual_seed(0)
+    encoder, of_items = (Encoder(4, 5, 6, 3, 1.3, users=kind).double() for kind in ("mean", "items"))
+    of_items.load_state_dict(encoder.state_dict())
+    h, own = encoder(graph), of_items(graph)[4:]
+    expected = torch.cat([interactions @ own / degree, own])
+    torch.testing.assert_close(h, expected)
+    assert not h[3].any() and (h[:3, 1:].abs().sum(1) > 0).all()
+    pull = torch.randn(h.shape, dtype=torch.float64)
+    h.backward(pull)
+    expected.backward(pull)
+    torch.testing.assert_close(encoder.table.grad, of_items.table.grad)

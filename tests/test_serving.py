@@ -79,7 +79,7 @@ def test_a_new_user_receives_and_does_not_send(users, layers):
 
 
 @pytest.mark.parametrize("omega", [0.0, 0.4])
-@pytest.mark.parametrize("users", ["table", "items"])
+@pytest.mark.parametrize("users", ["table", "items", "mean"])
 def test_a_user_of_the_training_folded_in_again(users, omega):
     """Equal to the user's own point, but for what a row of its own adds."""
     pairs, config = interactions(), CONFIG.replace(users=users)

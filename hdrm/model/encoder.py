@@ -33,7 +33,8 @@ class Encoder(nn.Module):
             device and has no gradient; no second table lies there beside it.
         users: "table": users have points of their own. "items": a user is what its items say. Users
             start at the origin, the table has the items' points alone, and round 0, in which an
-            item is only itself, counts too. Not with ``on_host``.
+            item is only itself, counts too. "mean": likewise, and a user's vector is the mean of the
+            propagated ones of its items, 0 without any. The last two not with ``on_host``.
         own: the users and items whose rows this table has, of those that several processes have
             together; None for all.
 
@@ -56,12 +57,13 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         of_users, of_items = own or (range(num_users), range(num_items))
-        self.at_origin = len(of_users) if users == "items" else 0
-        if users == "items":
-            tangent = _drawn(num_items, dim, of_items)
-        else:
+        self.users = users
+        self.at_origin = 0 if users == "table" else len(of_users)
+        if users == "table":
             shifted = range(num_users + of_items.start, num_users + of_items.stop)
             tangent = _drawn(num_users + num_items, dim, of_users, shifted)
+        else:
+            tangent = _drawn(num_items, dim, of_items)
         self.table = geoopt.ManifoldParameter(ops.expmap0(tangent, c=c), manifold=Lorentz(1 / c))
         self.num_layers = num_layers
         self.c = c
@@ -71,7 +73,8 @@ class Encoder(nn.Module):
     def forward(self, graph: BipartiteGraph) -> Tensor:
         """Σ_l Âˡ·logmap0(table): tangent vectors at the origin (U + I, d+1).
 
-        l runs from 1 to L; from 0 where users start at the origin.
+        l runs from 1 to L; from 0 where users start at the origin. With users = "mean" the users'
+        rows are replaced by h_u = mean_{i of u} h_i.
         """
         if self.on_host:
             return self._streamed(graph)
@@ -79,7 +82,8 @@ class Encoder(nn.Module):
         if not self.at_origin:
             return propagate(self.table, graph, self.num_layers)
         h0 = F.pad(ops.logmap0(self.table, c=self.c), (0, 0, self.at_origin, 0))
-        return h0 + propagate(h0, graph, self.num_layers, space="tangent")
+        h = h0 + propagate(h0, graph, self.num_layers, space="tangent")
+        return _with_mean_users(h, graph) if self.users == "mean" else h
 
     @torch.no_grad()
     def item_rounds(self, graph: BipartiteGraph) -> Tensor:
@@ -141,6 +145,15 @@ class Encoder(nn.Module):
             self.table = geoopt.ManifoldParameter(
                 table.detach(), manifold=Lorentz(1 / self.c), requires_grad=table.requires_grad
             )
+
+
+def _with_mean_users(h: Tensor, graph: BipartiteGraph) -> Tensor:
+    """h (U + I, d+1) with the users' rows replaced by the means of their items' rows."""
+    users = slice(graph.num_users)
+    degree = graph.degrees[users, None].to(h.dtype)
+    # A round is (h_u + Σ h_i)/(n + 1), of which h_u has to go.
+    total = (degree + 1) * ops.propagate(h, graph, 1, space="tangent")[users] - h[users]
+    return torch.cat([total / degree.clamp(min=1), h[graph.num_users :]])
 
 
 def blocks(table: Tensor) -> Iterator[slice]:

@@ -9,8 +9,8 @@ as they are. It starts at the origin, so that with row-normalised rounds and sel
 and h_v = 0 without items. What follows is any user's path: n_v = mean_{i∈S} h_i is its history, the
 diffusion generates where ω > 0, expmap0.
 
-With config.users = "items" the users of the training start at the origin too: folding in a training
-user's items gives exactly that user's point. With "table" a training user has a row x_u of its own and
+With config.users = "mean" h_v is the history itself, mean_{i∈S} h_i. With "items" and "mean" folding in
+a training user's items gives exactly that user's point: its user starts at the origin too. With "table" a training user has a row x_u of its own and
 h_u has (1 − (n+1)^(−L))/n·logmap0(x_u) in addition, which a new user cannot have.
 """
 
@@ -116,19 +116,24 @@ def recommend_for(
 
 @torch.no_grad()
 def _fold_in(model: HDRM, histories: CSR, first: int) -> Tensor:
-    c = model.config.curvature
-    item_points = model.points()[1]
-    rounds = model.item_rounds()
+    c, omega = model.config.curvature, float(model.omega)
+    of_mean = model.config.users == "mean"
+    if of_mean or omega:
+        history = _means(ops.logmap0(model.points()[1], c=c), histories)
+    user = history if of_mean else _received(model.item_rounds(), histories)
+    if omega:
+        user = torch.lerp(user, model.generate_from(user, history, first=first), omega)
+    return ops.expmap0(user, c=c)
+
+
+def _received(rounds: Tensor, histories: CSR) -> Tensor:
+    """h_v (B, d+1) of the module's formula; ``rounds`` (L, I, d+1) is what items send."""
     user = rounds.new_zeros(histories.num_rows, rounds.shape[2])
     size = (histories.degrees + 1).to(user.dtype)[:, None]
     for number, sent in enumerate(rounds):
         weight = 1 - size ** (number - len(rounds))
         user += weight * _means(sent, histories)
-    omega = float(model.omega)
-    if omega:
-        history = _means(ops.logmap0(item_points, c=c), histories)
-        user = torch.lerp(user, model.generate_from(user, history, first=first), omega)
-    return ops.expmap0(user, c=c)
+    return user
 
 
 def _means(vectors: Tensor, rows: CSR) -> Tensor:

@@ -178,7 +178,7 @@ class Counts:
         self.nodes = sizes.num_users + sizes.num_items
         self.row = config.dim * FLOAT
         self.table = self.nodes * self.row
-        owners = sizes.num_items if config.users == "items" else self.nodes
+        owners = self.nodes if config.users == "table" else sizes.num_items
         self.points = owners * self.row
         narrow = config.work_tables == "bfloat16"  # the first round fills one too then
         work = self.table // 2 if narrow else self.table * (config.layers > 1)
@@ -260,7 +260,7 @@ def _encoder(c: Counts) -> Iterator[Part]:
     if config.propagation == "full":
         yield Part("average of the points", c.points * bool(config.averaging), ENCODER, host)
         yield Part("h, then its gradient", c.table, (forward, backward))
-        yield Part("round 0", c.table * (config.users == "items"), (forward, backward))
+        yield Part("round 0", c.table * (config.users != "table"), (forward, backward))
         work = max(c.propagating, c.comparing(part))
         yield Part("work tables, then gradients", work, (forward,))
         yield Part("gradient of the points and work tables", c.returning, (backward,))
