@@ -86,7 +86,7 @@ def all_stages(world) -> dict:
         torch.manual_seed(config.seed)
         model = HDRM(dataset.num_users, dataset.num_items, config, own=team.own_nodes)
         parts = trained(model, graph, stage, config)
-        users = 0 if config.users == "items" else graph.num_users
+        users = graph.num_users if config.users == "table" else 0
         for at, rows in (("table", users), ("h", graph.num_users)):
             split = parts[at].split([rows, graph.num_items])
             parts[at] = torch.cat([world.gathered(part) for part in split])
@@ -244,7 +244,7 @@ def started(world, source, seeds) -> list:
     for config in (HINGE, SOFTMAX):
         torch.manual_seed(seeds)
         model = HDRM(dataset.num_users, dataset.num_items, config, own=dataset.graph.team.own_nodes)
-        rows = 0 if config.users == "items" else dataset.graph.num_users
+        rows = dataset.graph.num_users if config.users == "table" else 0
         parts = model.encoder.table.detach().split([rows, dataset.graph.num_items])
         found.append(torch.cat([world.gathered(part.contiguous()) for part in parts]))
         found.append(model.denoisers["user"].layers[0].weight.detach())

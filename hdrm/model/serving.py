@@ -117,9 +117,9 @@ def recommend_for(
 @torch.no_grad()
 def _fold_in(model: HDRM, histories: CSR, first: int) -> Tensor:
     c, omega = model.config.curvature, float(model.omega)
-    of_mean = model.config.users == "mean"
+    item_points, of_mean = model.points()[1], model.config.users == "mean"
     if of_mean or omega:
-        history = _means(ops.logmap0(model.points()[1], c=c), histories)
+        history = _means(ops.logmap0(item_points, c=c), histories)
     user = history if of_mean else _received(model.item_rounds(), histories)
     if omega:
         user = torch.lerp(user, model.generate_from(user, history, first=first), omega)

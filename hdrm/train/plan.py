@@ -136,8 +136,8 @@ def fitting(
 
     Tried are the settings as they are, then cheaper ones: a batch in more parts (``micro_batches``,
     the same step), work tables of bfloat16, the table in host memory, sampled propagation, and that
-    with the table in host memory; sampling is for loss = "hinge" alone, and neither is for users =
-    "items" or Adam. If none fits, the plan is the cheapest.
+    with the table in host memory; sampling is for loss = "hinge" alone, and both are for users =
+    "table" and SGD alone. If none fits, the plan is the cheapest.
     """
     plans = [plan(c, sizes, device=device) for c in _cheaper(config, device)]
     for found in plans:
@@ -194,6 +194,8 @@ class Counts:
         self.of_users = sizes.num_users * self.row
         self.ranked = self.of_users + self.whole.num_items * self.row
         self.marks = 2 * sizes.num_train  # a byte an edge of the graph
+        users = -(-min(config.softmax_users, sizes.num_users) // config.micro_batches)
+        self.beside_items = users * self.whole.num_items * FLOAT * 2
         widths = [2 * config.dim + 10, *config.hidden, config.dim]
         weights = sum(a * b + b for a, b in itertools.pairwise(widths)) + 10 * 10 + 10
         self.denoisers = 2 * weights * FLOAT
@@ -261,6 +263,10 @@ def _encoder(c: Counts) -> Iterator[Part]:
         yield Part("average of the points", c.points * bool(config.averaging), ENCODER, host)
         yield Part("h, then its gradient", c.table, (forward, backward))
         yield Part("round 0", c.table * (config.users != "table"), (forward, backward))
+        if config.users == "mean":  # h and a round of it; gone before users are beside all items
+            in_front = 2 * c.table - c.beside_items * (config.loss == "softmax")
+            yield Part("means of items", max(in_front, 0), (forward,))
+            yield Part("gradients of means", 2 * c.table, (backward,))
         work = max(c.propagating, c.comparing(part))
         yield Part("work tables, then gradients", work, (forward,))
         yield Part("gradient of the points and work tables", c.returning, (backward,))
@@ -298,11 +304,10 @@ def _hiding(
 ) -> Iterator[Part]:
     """What hiding interactions needs, and users of a step beside all items; each with its phases."""
     config, s = c.config, c.sizes
-    users = -(-min(config.softmax_users, s.num_users) // config.micro_batches)
     yield Part("marks of the interactions", c.marks, taking)
     kept = round(s.num_train * (1 - config.edge_dropout))
     yield Part("graph of the others", c.graph(kept), alive)
-    yield Part("users beside all items", users * c.whole.num_items * FLOAT * 2, ranking)
+    yield Part("users beside all items", c.beside_items, ranking)
     yield Part("items, signed, and their gradients", 4 * c.whole.num_items * c.row, ranking)
 
 
