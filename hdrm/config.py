@@ -149,7 +149,9 @@ class Config:
             )
         needs = []
         if self.propagation == "sampled":
-            needs += [(*setting, "propagation = full") for setting in (("loss", "softmax"), *_WHOLE)]
+            needs += [
+                (*setting, "propagation = full") for setting in (("loss", "softmax"), *_WHOLE)
+            ]
         if self.tables_on == "host":
             needs += [(*setting, "tables_on = device") for setting in _WHOLE]
         for name, value, other in needs:
