@@ -219,11 +219,13 @@ def received(
     by a ring, are not among World.received.
     """
     counted, came = _RankCounts(config, sizes, shares, process), _Received(config, shares, process)
+    encoded = came.propagation(config.dim, config.layers)
+    if config.users == "mean":
+        encoded += came.propagation(config.dim, 1)
     softmax, joint = config.loss == "softmax", config.tables == "joint"
     degrees = {"degrees": shares.degrees(process) * ID}
     if config.propagation == "full":
-        forward = came.propagation(config.dim, config.layers)
-        step = forward + forward
+        step = encoded + encoded  # and back
     else:
         step = _sampled(counted)
     if softmax:
@@ -234,7 +236,7 @@ def received(
         step += came.items(counted, *pairs, parts=config.micro_batches, gradient=True)
     found = {"a step of the encoder": step}
     # Vectors, and the round of the histories.
-    entering = came.propagation(config.dim, config.layers)
+    entering = encoded.copy()
     for wide in _slices(config.dim):
         entering += came.propagation(wide, 1)
     diffusion: Counter[str] = Counter()
@@ -254,7 +256,7 @@ def received(
         diffusion += entering
     diffusion["gradients of the denoisers"] = 2 * counted.denoisers * (shares.size - 1) // shares.size
     found["a step of the diffusion"] = diffusion
-    validation = came.propagation(config.dim, config.layers)
+    validation = encoded.copy()
     validation["all items"] = came.all_items(gradient=False)
     found_of_user = ID + -(-VALIDATED[-1] // 8)  # how many there are to find, and bits of hits
     tested = min(sizes.num_users, sizes.num_valid)
