@@ -16,7 +16,7 @@ Memory is the plan of one process for its share (:mod:`hdrm.train.plan`), but fo
     all items     4·d·I                          where all items are ranked or in a softmax
     all users     32·U                           where batches of pairs are drawn
 
-It receives in one propagation of L rounds, which a backward costs again,
+It receives in one propagation of L rounds, which a backward costs again as does the round of users = mean,
 
     halo          4·w·F_g·L                      rows of other groups, and their sums of own ones
     columns       4·[w_c·(N_g − N_p) + N_p·(d − 1 − w_c)]   C > 1: own columns w_c, then whole rows
