@@ -82,7 +82,7 @@ def checkpoint():
     def step():
         tensors = {}
         state = collect(model, types.SimpleNamespace(state_dict=dict), average, torch.device("cpu"))
-        checkpoints._split(state, "", tensors)
+        checkpoints.split(state, "", tensors)
         assert all(tensor.device.type == "cpu" for tensor in tensors.values())
 
     return step
