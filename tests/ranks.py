@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -57,6 +58,8 @@ def _started():
 
 
 def _serve(pipe, parent: int) -> None:
+    # A test's module can go by the name tests.NAME, which `pytest` need not have made importable.
+    sys.path.append(str(Path(__file__).parents[1]))
     torch.set_num_threads(1)
     while os.getppid() == parent:
         if not pipe.poll(5):
