@@ -60,6 +60,8 @@ def test_report_agrees_with_the_package(compiled):
 
 def test_errors_do_not_tell_where_it_was_built(compiled):
     code = Path(compiled.__file__).read_bytes()
+    if b"__asan_init" in code:
+        pytest.skip("a sanitizer keeps the place of every operation")
     assert b"csrc/binding/" in code
     assert not re.search(rb"/csrc/binding/|/include/torch/", code)
 
