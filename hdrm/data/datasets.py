@@ -122,18 +122,23 @@ class Dataset:
 
     def summary(self) -> dict:
         """Sizes for a report: JSON-ready numbers, the name, and the notes."""
-        users, items = self.without_training()
-        return {
-            "name": self.name,
-            "users": self.num_users,
-            "items": self.num_items,
-            **self.sizes,
-            "density": sum(self.sizes.values()) / (self.num_users * self.num_items),
-            "users_without_training": users,
-            "items_without_training": items,
-            "fingerprint": self.fingerprint(),
-            "notes": list(self.notes),
-        }
+        return summary_of(self)
+
+
+def summary_of(dataset) -> dict:
+    """The summary of a data set, whole or in shares."""
+    users, items = dataset.without_training()
+    return {
+        "name": dataset.name,
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        **dataset.sizes,
+        "density": sum(dataset.sizes.values()) / (dataset.num_users * dataset.num_items),
+        "users_without_training": users,
+        "items_without_training": items,
+        "fingerprint": dataset.fingerprint(),
+        "notes": list(dataset.notes),
+    }
 
 
 def _check_pairs(name: str, pairs: np.ndarray, num_users: int, num_items: int) -> None:

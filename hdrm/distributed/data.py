@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import data
 from ..data import loading, splits
+from ..data.datasets import summary_of
 from ..data.graph_files import MANIFEST_FILE, load_ids, open_arrays
 from ..graph import CSR
 from .cuts import Cuts
@@ -53,22 +54,14 @@ class RankDataset:
     def train(self) -> CSR:
         return self.graph.user_items
 
+    def without_training(self) -> tuple[int, int]:
+        return self.missing
+
     def fingerprint(self) -> str:
         return self.digest
 
     def summary(self) -> dict:
-        users, items = self.missing
-        return {
-            "name": self.name,
-            "users": self.num_users,
-            "items": self.num_items,
-            **self.sizes,
-            "density": sum(self.sizes.values()) / (self.num_users * self.num_items),
-            "users_without_training": users,
-            "items_without_training": items,
-            "fingerprint": self.digest,
-            "notes": list(self.notes),
-        }
+        return summary_of(self)
 
 
 def load(source: str | os.PathLike[str], world: World, *, seed: int = 0) -> RankDataset:

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 BLOCK = 2**20  # rows that are sent at a time
-TIMEOUT = datetime.timedelta(minutes=float(os.environ.get("HDRM_TIMEOUT_MINUTES", "10")))
 
 
 class World:
@@ -55,14 +54,14 @@ class World:
         # What is decided and what the host has goes by gloo, whatever the device.
         self.control = self.everyone
         if device.type != "cpu":
-            self.control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+            self.control = dist.new_group(backend="gloo", timeout=_timeout())
 
     def _groups(self, members: Sequence[Sequence[int]]) -> list:
         return [self.everyone if len(m) == self.size else self._group(m) for m in members]
 
     def _group(self, ranks: Sequence[int]):
         backend = "gloo" if self.device.type == "cpu" else "nccl"
-        return dist.new_group(list(ranks), timeout=TIMEOUT, backend=backend)
+        return dist.new_group(list(ranks), timeout=_timeout(), backend=backend)
 
     def exchange(
         self, rows: Tensor, send: Sequence[int], receive: Sequence[int], group=None, *, label: str
@@ -166,3 +165,15 @@ class World:
                 block = rows.new_empty((min(BLOCK, int(count) - begin), *rows.shape[1:]))
                 dist.recv(block, source, group=self.control)
                 use(block)
+
+
+def _timeout() -> datetime.timedelta:
+    """How long an exchange may take."""
+    given = os.environ.get("HDRM_TIMEOUT_MINUTES", "10")
+    try:
+        minutes = float(given)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise ValueError(f"HDRM_TIMEOUT_MINUTES must be a number of minutes above 0, got {given!r}")
+    return datetime.timedelta(minutes=minutes)
