@@ -42,8 +42,10 @@ def test_a_freed_result_is_the_next_ones_memory():
     del first
     assert ops.expmap0(u).data_ptr() == place
     assert ops.logmap0(u[: ROWS - 1]).data_ptr() == place  # a little smaller
-    assert ops.expmap0(u[: ROWS * 9 // 10 // 2].repeat(4, 1)).data_ptr() != place  # too large for it
-    assert memory.keep(0) >= u.nbytes
+    # Too large for it. Not by its place: the block freed for this one may lie where this one comes to.
+    larger = u[: ROWS // 2].repeat(4, 1)
+    ops.expmap0(larger)
+    assert memory.keep(0) >= larger.nbytes
     assert memory.keep(0) == 0
 
 
