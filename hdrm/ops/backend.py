@@ -250,7 +250,8 @@ def define(
 
     Args:
         name: the op's name, the same on every floor of the package.
-        schema: its arguments and results in torch's schema language, without the name.
+        schema: its arguments and results in torch's schema language, without the name; tensors
+            come first if it has a gradient.
         reference: plain torch, differentiable by autograd; the oracle of all other backends.
         fake: the shapes and dtypes of the results.
         differentiable: positions of the tensor arguments that have a gradient. If there are
@@ -296,7 +297,9 @@ def define(
         f"{name}_backward", module, backward_schema, backward_reference, backward_fake, widen
     )
     for namespace, library in _LIBRARIES.items():
-        _EAGER[namespace, name] = derivatives.register(library, namespace, name, differentiable)
+        _EAGER[namespace, name] = derivatives.register(
+            library, namespace, name, arguments.count("Tensor"), differentiable
+        )
         if rowwise:
             derivatives.register_rowwise_vmap(library, name)
             derivatives.register_rowwise_vmap(library, f"{name}_backward")

@@ -94,10 +94,11 @@ def _check(op: str, storage: bool, tensors: dict[str, Tensor]) -> None:
         same_as(op, first_name, first, name, tensor)
 
 
-def _fit(tensors: Collection[Tensor], leading: int = 0) -> bool:
+def _fit(tensors: Collection[Tensor], leading: int = 0, dim: int | None = None) -> bool:
     """Whether these are rows that need no second look: calls with small tables wait for this.
 
     ``leading``: dimensions that are not compared; a compiled graph is for any sizes of them.
+    ``dim``: how many there must be.
     """
     shape = dtype = device = None
     for tensor in tensors:
@@ -106,6 +107,8 @@ def _fit(tensors: Collection[Tensor], leading: int = 0) -> bool:
         if shape is None:
             shape, dtype, device = tensor.shape[leading:], tensor.dtype, tensor.device
             if dtype not in DTYPES or not shape or shape[-1] < 2:
+                return False
+            if dim is not None and leading + len(shape) != dim:
                 return False
         elif tensor.shape[leading:] != shape or tensor.dtype != dtype or tensor.device != device:
             return False
@@ -129,7 +132,7 @@ def same_as(op: str, first_name: str, first: Tensor, name: str, tensor: Tensor) 
 
 def table(op: str, *, storage: bool = False, **tensors: Tensor) -> None:
     """Refuse what is not a floating point matrix (n, d+1)."""
-    if _fit(tensors.values(), 1) and all(tensor.dim() == 2 for tensor in tensors.values()):
+    if _fit(tensors.values(), leading=1, dim=2):
         return
     _check(op, storage, tensors)
     for name, tensor in tensors.items():
@@ -144,8 +147,9 @@ def ids(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], device: torc
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
         got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"{op}: {name} must be an int64 tensor, got {got}")
-    if tensor.dim() != len(shape) or any(
-        want not in (-1, have) for want, have in zip(shape, tensor.shape)
+    if tensor.shape != shape and (
+        tensor.dim() != len(shape)
+        or any(want not in (-1, have) for want, have in zip(shape, tensor.shape))
     ):
         raise ValueError(f"{op}: {name} must have shape {shape}, got {tuple(tensor.shape)}")
     if tensor.device != device:

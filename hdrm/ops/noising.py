@@ -136,7 +136,7 @@ def _schedule(
     most = (2**63 - 1) // _quads(z0) - z0.shape[0]  # the indices of Philox are kept in int64
     if not 0 <= first_row <= most:
         raise ValueError(f"{op}: first_row must be from 0 to {most}, got {first_row}")
-    return alpha_bar.to(torch.float64), c**0.5
+    return alpha_bar if alpha_bar.dtype == torch.float64 else alpha_bar.double(), c**0.5
 
 
 def _quads(z0: Tensor) -> int:
