@@ -315,7 +315,8 @@ COMPARED_BY_BEST = 2 * 10**10  # users × items; Amazon-Book has half of it
 PRESETS: Mapping[str, Config] = types.MappingProxyType(
     {
         "best": Config(
-            users="mean",
+            dim=128,
+            users="items",
             loss="softmax",
             edge_dropout=0.3,
             pairs="interactions",
