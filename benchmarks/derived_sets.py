@@ -78,7 +78,7 @@ def of_ease(folder: Path) -> tuple[str, list[dict]] | None:
         return None
     candidates = (
         (x, baselines.ease(dataset.train, x))
-        for x in (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+        for x in (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
     )
     strength, _, test = baselines.chosen(candidates, dataset)
     return f"EASE, λ = {strength}", [test]
