@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="folder of the runs; kept")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--variants", default="*", help="names with * and ?, separated by commas")
-    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--dim", type=int, help="of all variants; their presets' own unless given")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="of all variants; repeat as needed")  # fmt: skip
     parser.add_argument("--out", type=Path, help="write the tables into this file too")
@@ -117,8 +117,9 @@ def _run(options: argparse.Namespace, name: str, seed: int) -> Path:
     # The variant's come last: they are what it is.
     settings = [text for s in (*options.set, *variant.settings) for text in ("--set", s)]
     arguments = [
-        *("train", options.dataset, "--preset", variant.preset, "--dim", str(options.dim)),
-        *("--seed", str(seed), *settings),
+        *("train", options.dataset, "--preset", variant.preset, "--seed", str(seed)),
+        *(("--dim", str(options.dim)) if options.dim else ()),
+        *settings,
     ]
     if run.exists():
         made = json.loads((run / MEASURED).read_text())["arguments"]
@@ -188,9 +189,11 @@ def controls(run: Path) -> dict:
 def _tables(options: argparse.Namespace, runs: dict[str, list[Path]], seeds: Sequence[int]) -> str:
     """Both tables in Markdown: mean ± deviation over the seeds."""
     measured = {n: [json.loads((r / MEASURED).read_text()) for r in rs] for n, rs in runs.items()}
-    common = f"Of all variants: `{' '.join(options.set)}`." if options.set else ""
+    settings_of_all = [f"--dim {options.dim}"] if options.dim else []
+    settings_of_all += [f"--set {text}" for text in options.set]
+    common = f"Of all variants: `{' '.join(settings_of_all)}`." if settings_of_all else ""
     title = (
-        f"`{options.dataset}`, dim {options.dim}, test split, seeds {', '.join(map(str, seeds))}: "
+        f"`{options.dataset}`, test split, seeds {', '.join(map(str, seeds))}: "
         f"mean ± deviation. Seconds and peak memory are the largest of a training; variants on "
         f"another's encoder train the second stage alone. {common}".rstrip()
     )
