@@ -63,6 +63,12 @@ T* write(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
+// The tensor, or a copy of it without gaps. To ask for one through the dispatcher takes longer than a
+// small table does.
+inline Tensor without_gaps(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 inline std::int64_t element_bytes(ScalarType type) {
   switch (type) {
     case ScalarType::Double:
@@ -85,11 +91,18 @@ inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArr
                          ScalarType type) {
   std::int64_t bytes = element_bytes(type);
   for (const std::int64_t size : sizes) bytes *= size;
-  if (!like.is_cpu() || bytes < cpu::kLargeBytes) {
-    return torch::stable::new_empty(like, sizes, type);
-  }
   std::vector<std::int64_t> strides(sizes.size(), 1);
   for (std::size_t k = sizes.size(); k-- > 1;) strides[k - 1] = strides[k] * sizes[k];
+  if (!like.is_cpu() || bytes < cpu::kLargeBytes) {
+    std::int32_t device_type;
+    AtenTensorHandle made;  // not by torch::stable::new_empty, which goes through the dispatcher too
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+        static_cast<std::int64_t>(sizes.size()), sizes.data(), strides.data(),
+        torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(type)), device_type,
+        like.get_device_index(), &made));
+    return Tensor(made);
+  }
   return torch::stable::from_blob(cpu::take_memory(bytes), sizes, strides, like.device(), type,
                                   &cpu::give_back_memory);
 }

@@ -23,15 +23,15 @@ Tensor run_propagation(std::optional<Tensor> grad, Tensor x, Tensor rowptr, Tens
                   "hdrm::propagate: points must be float32 or float64");
   STD_TORCH_CHECK(!narrow || type == ScalarType::Float,
                   "hdrm::propagate: work tables of float64 are not narrow");
-  x = torch::stable::contiguous(x);
-  rowptr = torch::stable::contiguous(rowptr);
-  col = torch::stable::contiguous(col);
+  x = without_gaps(x);
+  rowptr = without_gaps(rowptr);
+  col = without_gaps(col);
   check_csr<Device>(rowptr, col, x.size(0), 0, x.size(0));
   if (grad) {
     STD_TORCH_CHECK(std::ranges::equal(grad->sizes(), x.sizes()) &&
                         grad->scalar_type() == x.scalar_type(),
                     "hdrm::propagate_backward: the gradient must be like x");
-    *grad = torch::stable::contiguous(*grad);
+    *grad = without_gaps(*grad);
   }
   const Tensor out = new_result(x, x.sizes(), x.scalar_type());
   const Tensor factor = new_result(x, {x.size(0)}, type);

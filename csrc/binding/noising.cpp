@@ -15,7 +15,7 @@ Tensor fit(const char* name, const Tensor& tensor, std::int64_t numel, ScalarTyp
   STD_TORCH_CHECK(tensor.numel() == numel && tensor.scalar_type() == type, "hdrm: ", name,
                   " of a noise op must have ", numel, " elements of type ", type, ", got ",
                   tensor.numel(), " of type ", tensor.scalar_type());
-  return torch::stable::contiguous(tensor);
+  return without_gaps(tensor);
 }
 
 int check_table(const Tensor& z0) {
@@ -72,7 +72,7 @@ void with_noising(const Tensor& z0_, const Tensor* mean_, const Tensor* std_, co
   const std::int64_t rows = z0_.size(0), num_steps = steps.alpha_bar.numel();
   check_draws(draws, rows, width);
   const ScalarType type = arithmetic(z0_);
-  const Tensor z0 = torch::stable::contiguous(z0_);
+  const Tensor z0 = without_gaps(z0_);
   const Tensor t = fit("t", steps.t, rows, ScalarType::Long);
   const Tensor alpha_bar = fit("alpha_bar", steps.alpha_bar, num_steps, ScalarType::Double);
   check_steps<Device>(t, num_steps);
@@ -149,7 +149,7 @@ std::tuple<Tensor, Tensor> column_statistics(const Tensor& z0_) {
   Device device(z0_);
   const int width = check_table(z0_);
   STD_TORCH_CHECK(z0_.size(0) > 0, "hdrm::column_statistics: expected a table with rows, got none");
-  const Tensor z0 = torch::stable::contiguous(z0_);
+  const Tensor z0 = without_gaps(z0_);
   const Tensor mean = column_vector(z0), std = column_vector(z0);
   by_storage(z0, [&]<class S>(S) {
     using T = Arithmetic<S>;
@@ -163,7 +163,7 @@ template <class Device>
 Tensor column_statistics_backward(const Tensor& gmean_, const Tensor& gstd_, const Tensor& z0_) {
   Device device(z0_, gmean_, gstd_);
   const int width = check_table(z0_);
-  const Tensor z0 = torch::stable::contiguous(z0_), gz0 = like(z0);
+  const Tensor z0 = without_gaps(z0_), gz0 = like(z0);
   const Tensor gmean = fit("mean's gradient", gmean_, width, arithmetic(z0));
   const Tensor gstd = fit("std's gradient", gstd_, width, arithmetic(z0));
   by_storage(z0, [&]<class S>(S) {

@@ -18,15 +18,15 @@ std::tuple<Tensor, Tensor> topk(const Tensor& users_, const Tensor& items_,
                       users_.scalar_type() == items_.scalar_type() &&
                       users_.scalar_type() == arithmetic(users_),
                   "hdrm::topk: expected two tables of one width, both float32 or both float64");
-  const Tensor users = torch::stable::contiguous(users_), items = torch::stable::contiguous(items_);
+  const Tensor users = without_gaps(users_), items = without_gaps(items_);
   const std::int64_t num_users = users.size(0), num_items = items.size(0);
   const int width = width_of(users);
   STD_TORCH_CHECK(1 <= k && k <= num_items, "hdrm::topk: k must be in 1 ... ", num_items,
                   " (items), got ", k);
   STD_TORCH_CHECK(rowptr.has_value() == col.has_value(), "hdrm::topk: rowptr and col go together");
   if (rowptr) {
-    *rowptr = torch::stable::contiguous(*rowptr);
-    *col = torch::stable::contiguous(*col);
+    *rowptr = without_gaps(*rowptr);
+    *col = without_gaps(*col);
     check_csr<Device>(*rowptr, *col, num_users, offset, num_items);
   }
   const Tensor distance = new_result(users, {num_users, k}, users.scalar_type());
@@ -50,8 +50,8 @@ Tensor sample_negatives(const Tensor& users_, const Tensor& rowptr_, const Tenso
                       col_.scalar_type() == ScalarType::Int && num >= 1,
                   "hdrm::sample_negatives: expected int64 users and rowptr, an int32 col, num ≥ 1");
   check_seed(seed);
-  const Tensor users = torch::stable::contiguous(users_);
-  const Tensor rowptr = torch::stable::contiguous(rowptr_), col = torch::stable::contiguous(col_);
+  const Tensor users = without_gaps(users_);
+  const Tensor rowptr = without_gaps(rowptr_), col = without_gaps(col_);
   const Tensor out = new_result(users, {users.numel(), num}, ScalarType::Long);
   hdrm::sample_negatives(
       device.on(),

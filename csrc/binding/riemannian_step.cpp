@@ -22,7 +22,7 @@ void riemannian_sgd_step(Tensor x, const Tensor& grad_, std::optional<Tensor> mo
                          double momentum, double dampening, double weight_decay, bool nesterov,
                          double c) {
   Device device(x, grad_, moment);
-  const Tensor grad = torch::stable::contiguous(grad_);
+  const Tensor grad = without_gaps(grad_);
   check_table(x, grad);
   if (moment) check_moment(x, *moment, x.numel());
   const int width = width_of(x);
@@ -38,7 +38,7 @@ void riemannian_adam_step(Tensor x, const Tensor& grad_, Tensor moment, Tensor s
                           double beta1, double beta2, double eps, double weight_decay,
                           double correction1, double correction2, double c) {
   Device device(x, grad_, moment, second);
-  const Tensor grad = torch::stable::contiguous(grad_);
+  const Tensor grad = without_gaps(grad_);
   check_table(x, grad);
   check_moment(x, moment, x.numel());
   check_moment(x, second, x.size(0));

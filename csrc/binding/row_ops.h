@@ -69,7 +69,7 @@ std::vector<Tensor> run_row_kernel(const typename Device::RowKernel& kernel,
                         (in[k].scalar_type() == type ||
                          (!is_double && storage != Storage::kNative)),
                     "hdrm: tensors of one op must agree in shape and dtype");
-    in[k] = torch::stable::contiguous(in[k]);
+    in[k] = without_gaps(in[k]);
     arguments.in[k] = {const_cast<void*>(in[k].const_data_ptr()), stride, storage};
   }
   const bool numbers = result == Result::kNumberPerRow;

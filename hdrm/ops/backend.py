@@ -22,7 +22,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -242,7 +242,7 @@ def define(
     *,
     reference: Callable,
     fake: Callable,
-    differentiable: Sequence[int] = (),
+    differentiable: int = 0,
     widen: bool = True,
     rowwise: bool = False,
 ) -> None:
@@ -254,9 +254,9 @@ def define(
             come first if it has a gradient.
         reference: plain torch, differentiable by autograd; the oracle of all other backends.
         fake: the shapes and dtypes of the results.
-        differentiable: positions of the tensor arguments that have a gradient. If there are
+        differentiable: how many of its arguments, the first ones, have a gradient. If there are
             any, a second op ``<name>_backward`` is declared: it takes the gradients of the
-            results, then all arguments, and returns one gradient for each of these positions.
+            results, then all arguments, and returns one gradient for each of these.
             Its reference is autograd through ``reference``, so no formula of ours takes part.
             Compiled backends register the op and its backward under these names.
         widen: the reference computes in float64, whatever the dtypes of the arguments, and its
@@ -268,20 +268,18 @@ def define(
     if not differentiable:
         return
     arguments, results = schema.split("->")
-    num_results = results.count("Tensor")
+    num_arguments, num_results = arguments.count(",") + 1, results.count("Tensor")
     backward_schema = "({}, {} -> {}".format(
         ", ".join(f"Tensor grad{i}" for i in range(num_results)),
         arguments.strip()[1:],
-        "Tensor" if len(differentiable) == 1 else f"({', '.join(['Tensor'] * len(differentiable))})",
+        "Tensor" if differentiable == 1 else f"({', '.join(['Tensor'] * differentiable)})",
     )
 
     def backward_reference(*args):
-        grads, inputs = args[:num_results], list(args[num_results:])
+        grads, inputs = args[:num_results], args[num_results:]
         with _recording():
-            leaves = [inputs[i].detach().requires_grad_() for i in differentiable]
-            for i, leaf in zip(differentiable, leaves):
-                inputs[i] = leaf
-            outputs = reference(*inputs)
+            leaves = [x.detach().requires_grad_() for x in inputs[:differentiable]]
+            outputs = reference(*leaves, *inputs[differentiable:])
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             found = torch.autograd.grad(
                 outputs, leaves, grads, allow_unused=True, materialize_grads=True
@@ -289,8 +287,8 @@ def define(
         return found if len(found) > 1 else found[0]
 
     def backward_fake(*args):
-        inputs = args[num_results:]
-        found = tuple(inputs[i].new_empty(inputs[i].shape) for i in differentiable)
+        inputs = args[num_results:][:differentiable]
+        found = tuple(x.new_empty(x.shape) for x in inputs)
         return found if len(found) > 1 else found[0]
 
     _declare(
@@ -298,7 +296,7 @@ def define(
     )
     for namespace, library in _LIBRARIES.items():
         _EAGER[namespace, name] = derivatives.register(
-            library, namespace, name, arguments.count("Tensor"), differentiable
+            library, namespace, name, num_arguments, arguments.count("Tensor"), differentiable
         )
         if rowwise:
             derivatives.register_rowwise_vmap(library, name)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd  # looked up once: it is in every call
 _PLAIN = "or take this part from geoopt.Lorentz, which is plain torch"
 
 
@@ -40,19 +41,21 @@ def register(
     library: torch.library.Library,
     namespace: str,
     name: str,
+    num_arguments: int,
     num_tensors: int,
-    differentiable: Sequence[int],
+    differentiable: int,
 ) -> Eager:
     """Give the op the gradient that ``<name>_backward`` computes; the ways to call it.
 
-    Its first ``num_tensors`` arguments are its tensors.
+    Its tensors come first, and among them those that have a gradient.
     """
+    constant = (None,) * (num_arguments - differentiable)
     operations = getattr(torch.ops, namespace)
     forward, backward_op = (getattr(operations, op).default for op in (name, f"{name}_backward"))
     differentiate = _once(name, backward_op)
 
     def below_autograd(*args):
-        with torch._C._AutoDispatchBelowAutograd():
+        with _BelowAutograd():
             return forward(*args)
 
     def setup_context(ctx, inputs, output):
@@ -61,10 +64,7 @@ def register(
 
     def backward(ctx, *grads):
         found = differentiate(*grads, *ctx.saved_tensors, *ctx.constants)
-        gradients = [None] * (num_tensors + len(ctx.constants))
-        for i, gradient in zip(differentiable, found if isinstance(found, tuple) else (found,)):
-            gradients[i] = gradient
-        return tuple(gradients)
+        return (found, *constant) if differentiable == 1 else (*found, *constant)
 
     torch.library.register_autograd(
         f"{namespace}::{name}", backward, setup_context=setup_context, lib=library
@@ -100,7 +100,7 @@ def _once(name: str, backward_op: Callable) -> Callable:
             return backward_op(*args)
         if torch._C._are_functorch_transforms_active() or asked(args):
             return function.apply(*args)
-        with torch._C._AutoDispatchBelowAutograd():
+        with _BelowAutograd():
             return backward_op(*args)
 
     return differentiate

@@ -126,7 +126,7 @@ for _name, _reference in (("distance", _distance), ("sqdist", _sqdist)):
         "(Tensor x, Tensor y, float c) -> Tensor",
         reference=_reference,
         fake=_fake,
-        differentiable=(0, 1),
+        differentiable=2,
         rowwise=True,
     )
 backend.define(
@@ -134,6 +134,6 @@ backend.define(
     "(Tensor u, Tensor v, float c) -> Tensor",
     reference=_sqdist0,
     fake=_fake,
-    differentiable=(0, 1),
+    differentiable=2,
     rowwise=True,
 )

@@ -175,6 +175,6 @@ for _name, _reference, _arguments in (
         "({}, float c) -> Tensor".format(", ".join(f"Tensor {name}" for name in _arguments)),
         reference=_reference,
         fake=_fake,
-        differentiable=range(len(_arguments)),
+        differentiable=len(_arguments),
         rowwise=True,
     )

@@ -212,7 +212,7 @@ backend.define(
     "float root_c, SymInt first_row) -> Tensor",
     reference=_directional,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
-    differentiable=(0, 1, 2),
+    differentiable=3,
 )
 backend.define(
     "isotropic_noise",
@@ -220,7 +220,7 @@ backend.define(
     "SymInt first_row) -> Tensor",
     reference=_isotropic,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
-    differentiable=(0,),
+    differentiable=1,
 )
 backend.define(
     "column_statistics",
@@ -229,5 +229,5 @@ backend.define(
     fake=lambda z0: tuple(
         z0.new_empty(z0.shape[1:], dtype=checks.arithmetic(z0.dtype)) for _ in range(2)
     ),
-    differentiable=(0,),
+    differentiable=1,
 )

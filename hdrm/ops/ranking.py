@@ -196,7 +196,7 @@ backend.define(
     "(Tensor u, Tensor pos, Tensor neg, float margin, float c) -> Tensor",
     reference=_margin_ranking,
     fake=lambda u, *rest: u.new_empty(u.shape[:-1], dtype=checks.arithmetic(u.dtype)),
-    differentiable=(0, 1, 2),
+    differentiable=3,
     rowwise=True,
 )
 backend.define(
