@@ -48,6 +48,7 @@ VARIANTS = {
     "best": Variant("best", (), "best-encoder"),
     "best-isotropic": Variant("best", ("noise=isotropic",), "best-encoder"),
     "best-joint": Variant("best", ("tables=joint",), "best-encoder"),
+    "best-curvature-1": Variant("best", ("curvature=1",)),
     "best-euclidean": Variant("best", ("curvature=1e-6",)),
     "large-encoder": Variant("large", ("diffusion_epochs=0",)),
     "large": Variant("large", (), "large-encoder"),

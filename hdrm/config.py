@@ -316,6 +316,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
     {
         "best": Config(
             dim=128,
+            curvature=0.3,
             users="items",
             loss="softmax",
             edge_dropout=0.3,
