@@ -330,6 +330,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             averaging=0.99,
             diffusion_epochs=30,
             eval_steps=30,
+            patience=8,
         ),
         "large": Config(),
         "yelp": Config(hidden=(200, 1000), steps=30, sampling_steps=6, reconstruction=0.3),
