@@ -59,7 +59,8 @@ class Config:
     # Model
     # ambient width, time coordinate included
     dim: int = _number(64, 2, search=Search("32,64,128,256", _ENCODER | _DIFFUSION, asked=True))
-    curvature: float = _number(1.0, 0, open_low=True)  # c: the space has curvature −c
+    # c: the space has curvature −c
+    curvature: float = _number(1.0, 0, open_low=True, search=Search("0.03:3", _ENCODER))
     # rounds of aggregation L; odd ranks better
     layers: int = _number(3, 1, search=Search("1:4", _FULL))
     # items: users start at the origin, no table. mean: nor have they; a user's vector is the mean of

@@ -37,6 +37,7 @@ READ_WITH = {
 }
 READ = {
     "dim": 10,
+    "curvature": 0.3,
     "layers": 2,
     "averaging": 0.0,
     "encoder_lr": 0.02,
