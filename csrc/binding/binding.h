@@ -91,18 +91,12 @@ inline Tensor new_result(const Tensor& like, torch::headeronly::IntHeaderOnlyArr
                          ScalarType type) {
   std::int64_t bytes = element_bytes(type);
   for (const std::int64_t size : sizes) bytes *= size;
+  if (!like.is_cpu() || bytes < cpu::kLargeBytes) {
+    // Through the dispatcher, for all it costs: who fills fresh memory or counts it listens there.
+    return torch::stable::new_empty(like, sizes, type);
+  }
   std::vector<std::int64_t> strides(sizes.size(), 1);
   for (std::size_t k = sizes.size(); k-- > 1;) strides[k - 1] = strides[k] * sizes[k];
-  if (!like.is_cpu() || bytes < cpu::kLargeBytes) {
-    std::int32_t device_type;
-    AtenTensorHandle made;  // not by torch::stable::new_empty, which goes through the dispatcher too
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-        static_cast<std::int64_t>(sizes.size()), sizes.data(), strides.data(),
-        torch::stable::detail::to<std::int32_t>(torch::stable::detail::from(type)), device_type,
-        like.get_device_index(), &made));
-    return Tensor(made);
-  }
   return torch::stable::from_blob(cpu::take_memory(bytes), sizes, strides, like.device(), type,
                                   &cpu::give_back_memory);
 }
