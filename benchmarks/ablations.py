@@ -1,6 +1,7 @@
 """What each choice of the model is worth: variants trained with several seeds, and controls.
 
-    python benchmarks/ablations.py ml-1m_clean --runs FOLDER --out TABLE.md
+    python benchmarks/ablations.py ml-1m_clean --runs FOLDER --variants 'best*' --out TABLE.md
+    python benchmarks/ablations.py ml-1m_clean --runs FOLDER --variants 'paper*' --dim 64
     python benchmarks/ablations.py demo --runs FOLDER --variants 'paper*' --seeds 0 --set encoder_epochs=4
 
 Every run is `hdrm train` in a process of its own; its folder is FOLDER/VARIANT-SEED. Runs that are there

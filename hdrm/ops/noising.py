@@ -132,8 +132,8 @@ def _schedule(
         )
     if alpha_bar.device != z0.device:
         raise ValueError(f"{op}: alpha_bar must be on {z0.device}, got {alpha_bar.device}")
+    checks.whole(op, "first_row", first_row)
     if first_row != 0:  # 0 always fits, and small tables wait for every look
-        checks.whole(op, "first_row", first_row)
         most = (2**63 - 1) // _quads(z0) - z0.shape[0]  # the indices of Philox are kept in int64
         if not 0 <= first_row <= most:
             raise ValueError(f"{op}: first_row must be from 0 to {most}, got {first_row}")
