@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import numpy as np
 import polars as pl
@@ -296,6 +297,19 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(run, tmp_path, monkey
         write_lists(run.model, None, 2, tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_no_writer_comes_late_to_a_failed_table(run, tmp_path, monkeypatch, suffix):
+    def fail(*args):
+        raise OSError("lost")
+
+    monkeypatch.setattr(run.model, "recommend", fail)
+    for i in range(500):  # of which some left a temporary file while polars opened it itself
+        with pytest.raises(OSError, match="lost"):
+            write_lists(run.model, None, 2, tmp_path / f"{i}.{suffix}")
+    time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_user_and_similar_items_from_the_command_line(run, command):

@@ -30,8 +30,9 @@ def power_law(
 
     Items are drawn as in ``synthetic.hierarchical``, by popularity within a tree of tastes.
     Activity of users is a third equal and two thirds 1 / (rank + num_users / SPREAD), flatter for
-    dense data, so that nobody has more than a quarter of the items; every user has one or more. Users ascend; a seed gives the same rows on every machine. Memory
-    is a few numbers per user and item and some blocks.
+    dense data, so that nobody has more than a quarter of the items; every user has one or more.
+    Users ascend; a seed gives the same rows on every machine. Memory is a few numbers per user and
+    item and some blocks.
 
     Raises:
         FileExistsError: ``path`` exists.
@@ -53,7 +54,9 @@ def power_law(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        source.sink_parquet(partial, row_group_size=BLOCK, maintain_order=True, engine="streaming")
+        # An open file and not its path, which polars might make anew after an error.
+        with partial.open("wb") as file:
+            source.sink_parquet(file, row_group_size=BLOCK, maintain_order=True, engine="streaming")
         partial.replace(path)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]

@@ -60,10 +60,15 @@ def write_lists(
     table = register_io_source(lambda *pushed_down: frames, schema=schema)
     sink = table.sink_csv if path.suffix == ".csv" else table.sink_parquet
     path.parent.mkdir(parents=True, exist_ok=True)
+
+    def fill(temporary: Path) -> None:
+        # An open file and not its path: polars opens a path in a thread of its own, which may
+        # come to it after an error has been raised here, and make the file anew.
+        with temporary.open("wb") as file:
+            sink(file, maintain_order=True, engine="streaming")
+
     try:
-        checkpoint.replace(
-            path, lambda file: sink(file, maintain_order=True, engine="streaming")
-        )
+        checkpoint.replace(path, fill)
     except pl.exceptions.PolarsError as error:
         raise OSError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
     return len(chosen)
