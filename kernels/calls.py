@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import ops  # noqa: F401  declares the ops
+from ..ops.backend import backward_arguments
 from . import launch as launching
 from .launch import Launch
 
@@ -138,7 +138,7 @@ def calls(op: str, dtypes: dict[torch.dtype, Iterable[int]]) -> Iterator[Call]:
                 args = list(inputs.values())
                 results = _results(forward, args)
                 if op != forward:
-                    args = [*map(torch.empty_like, results), *args]
+                    args = backward_arguments(forward, map(torch.empty_like, results), args)
                     results = _results(op, args)
                 with launching.recording() as found:
                     start(*args)
@@ -166,8 +166,6 @@ def _bytes(values: Iterable[Any]) -> int:
 
 def _more(op: str, inputs: dict[str, Any]) -> int:
     """What an op has to move besides its arguments and results once each."""
-    if op == "isotropic_noise_backward":  # linear
-        return -inputs["z0"].nbytes
     if not op.startswith("propagate"):
         return 0
     # All rounds but the last write a table, which the next one reads, and the graph again. Of narrow

@@ -344,12 +344,12 @@ def isotropic_noise(z0, *rest):
     return _noise(z0, None, None, *rest)
 
 
-def isotropic_noise_backward(grad, z0, t, alpha_bar, seed, growth, root_c, first_row):
+def isotropic_noise_backward(grad, t, alpha_bar, growth, root_c):
     grad = grad.contiguous()
     gz0 = torch.empty_like(grad)
     over_rows(
         signal_kernel, *grad.shape, grad, *_schedule(t, alpha_bar, growth, root_c), gz0,
-        GROWS=growth != 0, T=TYPES[arithmetic(z0.dtype)],
+        GROWS=growth != 0, T=TYPES[arithmetic(grad.dtype)],
     )  # fmt: skip
     return gz0
 

@@ -301,7 +301,7 @@ void check_noising() {
   check_add_noise(kBeyond + kTail, 2, nullptr, nullptr);
 
   name("isotropic noise, backward");
-  isotropic_noise_backward(kOnlyTheEnd, in, grad.data, out.data);
+  isotropic_noise_backward(kOnlyTheEnd, in.schedule, grad.data, in.rows, in.width, out.data);
   expect(close(out.tail(), scaled));
 
   name("directional noise, backward");

@@ -110,13 +110,13 @@ OPS = {
         ),
     ),
     "isotropic_noise_backward": (
-        (X, X, STEPS, ALPHA_BAR, SEED, 0.1, 1.0, 0),
+        (X, STEPS, ALPHA_BAR, 0.1, 1.0),
         dict(
             grad=(0, X[:2]),
-            steps=(2, STEPS[:2]),
-            step_beyond=(2, STEPS + 1),
-            schedule_dtype=(3, ALPHA_BAR.float()),
-            vector=(1, PER_ROW),
+            steps=(1, STEPS[:2]),
+            step_beyond=(1, STEPS + 1),
+            schedule_dtype=(2, ALPHA_BAR.float()),
+            vector=(0, PER_ROW),
         ),
     ),
     "column_statistics": ((X,), dict(rows=(0, X[:0]), empty=(0, NOTHING), vector=(0, PER_ROW))),

@@ -191,7 +191,10 @@ def calls():
         with ops.use_backend("reference"):
             results = getattr(torch.ops.hdrm_reference, name)(*args)
         results = results if isinstance(results, tuple) else (results,)
-        backward.append((f"{name}_backward", (*map(torch.ones_like, results), *args)))
+        grads = map(torch.ones_like, results)
+        backward.append(
+            (f"{name}_backward", tuple(backend_module.backward_arguments(name, grads, args)))
+        )
     return recorded + backward
 
 

@@ -7,6 +7,7 @@ import torch
 from ops_cases import BACKENDS, points, small_graph, tangents, vectors
 
 from hdrm import ops
+from hdrm.ops import backend
 
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_dtype = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -127,7 +128,8 @@ def test_opcheck(dtype, namespace, name):
     library = getattr(torch.ops, namespace)
     grads = getattr(library, name)(*arguments)
     grads = grads if isinstance(grads, tuple) else (grads,)
-    torch.library.opcheck(getattr(library, f"{name}_backward").default, (*grads, *arguments))
+    of_backward = tuple(backend.backward_arguments(name, grads, arguments))
+    torch.library.opcheck(getattr(library, f"{name}_backward").default, of_backward)
     leaf = (z.clone().requires_grad_(), *arguments[1:])
     torch.library.opcheck(getattr(library, name).default, leaf)
 

@@ -64,26 +64,37 @@ void check_draws(const Draws& draws, std::int64_t rows, int width) {
                   draws.first_row);
 }
 
+// What a schedule is read from, contiguous.
+template <class Device>
+struct ScheduleOf {
+  Tensor t, alpha_bar;
+  Schedule schedule;
+
+  ScheduleOf(const Steps& steps, std::int64_t rows)
+      : t(fit("t", steps.t, rows, ScalarType::Long)),
+        alpha_bar(fit("alpha_bar", steps.alpha_bar, steps.alpha_bar.numel(), ScalarType::Double)),
+        schedule{read<std::int64_t>(t), read<double>(alpha_bar), alpha_bar.numel(), steps.growth,
+                 steps.root_c} {
+    check_steps<Device>(t, schedule.steps);
+  }
+};
+
 // Calls f with what a noise op reads; mean and std are null for isotropic noise.
 template <class Device, class F>
 void with_noising(const Tensor& z0_, const Tensor* mean_, const Tensor* std_, const Steps& steps,
                   const Draws& draws, F f) {
   const int width = check_table(z0_);
-  const std::int64_t rows = z0_.size(0), num_steps = steps.alpha_bar.numel();
+  const std::int64_t rows = z0_.size(0);
   check_draws(draws, rows, width);
   const ScalarType type = arithmetic(z0_);
   const Tensor z0 = without_gaps(z0_);
-  const Tensor t = fit("t", steps.t, rows, ScalarType::Long);
-  const Tensor alpha_bar = fit("alpha_bar", steps.alpha_bar, num_steps, ScalarType::Double);
-  check_steps<Device>(t, num_steps);
+  const ScheduleOf<Device> of(steps, rows);
   const Tensor mean = mean_ ? fit("mean", *mean_, width, type) : z0;
   const Tensor std = std_ ? fit("std", *std_, width, type) : z0;
-  const Schedule schedule{read<std::int64_t>(t), read<double>(alpha_bar), num_steps, steps.growth,
-                          steps.root_c};
   by_storage(z0, [&]<class S>(S) {
     using T = Arithmetic<S>;
     f(Noising<S>{read<S>(z0), mean_ ? read<T>(mean) : nullptr, std_ ? read<T>(std) : nullptr,
-                  schedule, read<std::int64_t>(draws.seed), draws.first_row, rows, width});
+                  of.schedule, read<std::int64_t>(draws.seed), draws.first_row, rows, width});
   });
 }
 
@@ -132,14 +143,15 @@ Tensor isotropic_noise(const Tensor& z0, const Tensor& t, const Tensor& alpha_ba
 }
 
 template <class Device>
-Tensor isotropic_noise_backward(const Tensor& grad, const Tensor& z0, const Tensor& t,
-                                const Tensor& alpha_bar, const Tensor& seed, double growth,
-                                double root_c, std::int64_t first_row) {
-  Device device(z0, grad, t, alpha_bar, seed);
-  const Tensor g = fit("the gradient", grad, z0.numel(), z0.scalar_type()), gz0 = like(z0);
-  with_noising<Device>(z0, nullptr, nullptr, {t, alpha_bar, growth, root_c}, {seed, first_row},
-                       [&]<class S>(const Noising<S>& in) {
-    hdrm::isotropic_noise_backward(device.on(), in, read<S>(g), write<S>(gz0));
+Tensor isotropic_noise_backward(const Tensor& grad, const Tensor& t, const Tensor& alpha_bar,
+                                double growth, double root_c) {
+  Device device(grad, t, alpha_bar);
+  const int width = check_table(grad);
+  const std::int64_t rows = grad.size(0);
+  const Tensor g = without_gaps(grad), gz0 = like(grad);
+  const ScheduleOf<Device> of({t, alpha_bar, growth, root_c}, rows);
+  by_storage(g, [&]<class S>(S) {
+    hdrm::isotropic_noise_backward(device.on(), of.schedule, read<S>(g), rows, width, write<S>(gz0));
   });
   return gz0;
 }

@@ -228,13 +228,14 @@ void directional_noise_backward(const cpu::Parallel& parallel, const Noising<S>&
 }
 
 template <class S>
-void isotropic_noise_backward(const cpu::Parallel& parallel, const Noising<S>& in, const S* g,
-                              S* gz0) {
+void isotropic_noise_backward(const cpu::Parallel& parallel, const Schedule& schedule, const S* g,
+                              std::int64_t rows, int width, S* gz0) {
   Task<S> task{};
-  task.in = in;
+  task.in.schedule = schedule;
+  task.in.width = width;
   task.g = g;
   task.out = gz0;
-  parallel.loop(in.rows, cpu::grain_rows(in.width),
+  parallel.loop(rows, cpu::grain_rows(width),
                 [&](std::int64_t begin, std::int64_t end) { signal(task, begin, end); });
 }
 
@@ -280,7 +281,8 @@ void column_statistics_backward(const cpu::Parallel& parallel, const Arithmetic<
   template void add_noise(const cpu::Parallel&, const Noising<S>&, S*);                          \
   template void directional_noise_backward(const cpu::Parallel&, const Noising<S>&, const S*,    \
                                            S*, Arithmetic<S>*, Arithmetic<S>*);                  \
-  template void isotropic_noise_backward(const cpu::Parallel&, const Noising<S>&, const S*, S*); \
+  template void isotropic_noise_backward(const cpu::Parallel&, const Schedule&, const S*,        \
+                                         std::int64_t, int, S*);                                 \
   template void column_statistics(const cpu::Parallel&, const S*, std::int64_t, int,             \
                                   Arithmetic<S>*, Arithmetic<S>*);                               \
   template void column_statistics_backward(const cpu::Parallel&, const Arithmetic<S>*,           \

@@ -319,11 +319,11 @@ void directional_noise_backward(const cuda::Stream& on, const Noising<S>& in, co
 }
 
 template <class S>
-void isotropic_noise_backward(const cuda::Stream& on, const Noising<S>& in, const S* g, S* gz0) {
+void isotropic_noise_backward(const cuda::Stream& on, const Schedule& schedule, const S* g,
+                              std::int64_t rows, int width, S* gz0) {
   using namespace cuda;
-  const int n = in.width;
-  const TableLayout layout(in.rows, n, takes_quads(g, n) && takes_quads(gz0, n));
-  launch_elements("isotropic_noise_backward", on, layout, ScaleBySignal<S>{g, in.schedule, n}, gz0);
+  const TableLayout layout(rows, width, takes_quads(g, width) && takes_quads(gz0, width));
+  launch_elements("isotropic_noise_backward", on, layout, ScaleBySignal<S>{g, schedule, width}, gz0);
 }
 
 template <class S>
@@ -362,7 +362,8 @@ void column_statistics_backward(const cuda::Stream& on, const Arithmetic<S>* gme
   template void add_noise(const cuda::Stream&, const Noising<S>&, S*);                            \
   template void directional_noise_backward(const cuda::Stream&, const Noising<S>&, const S*, S*,  \
                                            Arithmetic<S>*, Arithmetic<S>*);                       \
-  template void isotropic_noise_backward(const cuda::Stream&, const Noising<S>&, const S*, S*);   \
+  template void isotropic_noise_backward(const cuda::Stream&, const Schedule&, const S*,          \
+                                         std::int64_t, int, S*);                                  \
   template void column_statistics(const cuda::Stream&, const S*, std::int64_t, int,               \
                                   Arithmetic<S>*, Arithmetic<S>*);                                \
   template void column_statistics_backward(const cuda::Stream&, const Arithmetic<S>*,             \

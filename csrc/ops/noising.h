@@ -38,11 +38,13 @@ template <class S>
 void directional_noise_backward(const cuda::Stream&, const Noising<S>& in, const S* g, S* gz0,
                                 Arithmetic<S>* gmean, Arithmetic<S>* gstd);
 
-// gz0 ← gradient of isotropic noise; of `in` only schedule, rows and width are read.
+// gz0 ← gradient of isotropic noise from g, the gradient of z_t.
 template <class S>
-void isotropic_noise_backward(const cpu::Parallel&, const Noising<S>& in, const S* g, S* gz0);
+void isotropic_noise_backward(const cpu::Parallel&, const Schedule& schedule, const S* g,
+                              std::int64_t rows, int width, S* gz0);
 template <class S>
-void isotropic_noise_backward(const cuda::Stream&, const Noising<S>& in, const S* g, S* gz0);
+void isotropic_noise_backward(const cuda::Stream&, const Schedule& schedule, const S* g,
+                              std::int64_t rows, int width, S* gz0);
 
 // mean, std (width,) ← mean and unbiased deviation of the columns; one read of z0, rows ≥ 1.
 template <class S>

@@ -22,7 +22,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -243,6 +243,7 @@ def define(
     reference: Callable,
     fake: Callable,
     differentiable: int = 0,
+    unread: Mapping[str, Callable[[Tensor], object]] = {},
     widen: bool = True,
     rowwise: bool = False,
 ) -> None:
@@ -256,9 +257,12 @@ def define(
         fake: the shapes and dtypes of the results.
         differentiable: how many of its arguments, the first ones, have a gradient. If there are
             any, a second op ``<name>_backward`` is declared: it takes the gradients of the
-            results, then all arguments, and returns one gradient for each of these.
+            results, then the arguments, and returns one gradient for each of these.
             Its reference is autograd through ``reference``, so no formula of ours takes part.
             Compiled backends register the op and its backward under these names.
+        unread: arguments by name that no gradient depends on: the backward does not take them, and
+            nothing of them is kept for it. Its reference is differentiated with what stands for each,
+            made of the result's gradient.
         widen: the reference computes in float64, whatever the dtypes of the arguments, and its
             results are rounded once to the fake's. An oracle should not need tolerances.
         rowwise: all tensors have one shape (..., d+1) and rows do not meet.
@@ -267,16 +271,21 @@ def define(
     _declare(name, module, schema, reference, fake, widen)
     if not differentiable:
         return
-    arguments, results = schema.split("->")
-    num_arguments, num_results = arguments.count(",") + 1, results.count("Tensor")
-    backward_schema = "({}, {} -> {}".format(
-        ", ".join(f"Tensor grad{i}" for i in range(num_results)),
-        arguments.strip()[1:],
+    declared, results = schema.split("->")
+    arguments = [argument.strip() for argument in declared.strip(" ()").split(",")]
+    names, num_results = [argument.split()[-1] for argument in arguments], results.count("Tensor")
+    read = [i for i, name_of in enumerate(names) if name_of not in unread]
+    backward_schema = "({}) -> {}".format(
+        ", ".join([f"Tensor grad{i}" for i in range(num_results)] + [arguments[i] for i in read]),
         "Tensor" if differentiable == 1 else f"({', '.join(['Tensor'] * differentiable)})",
     )
 
+    def all_arguments(grads, given):
+        given = iter(given)
+        return [unread[of](*grads) if of in unread else next(given) for of in names]
+
     def backward_reference(*args):
-        grads, inputs = args[:num_results], args[num_results:]
+        grads, inputs = args[:num_results], all_arguments(args[:num_results], args[num_results:])
         with _recording():
             leaves = [x.detach().requires_grad_() for x in inputs[:differentiable]]
             outputs = reference(*leaves, *inputs[differentiable:])
@@ -287,20 +296,31 @@ def define(
         return found if len(found) > 1 else found[0]
 
     def backward_fake(*args):
-        inputs = args[num_results:][:differentiable]
-        found = tuple(x.new_empty(x.shape) for x in inputs)
+        inputs = all_arguments(args[:num_results], args[num_results:])
+        found = tuple(x.new_empty(x.shape) for x in inputs[:differentiable])
         return found if len(found) > 1 else found[0]
 
     _declare(
         f"{name}_backward", module, backward_schema, backward_reference, backward_fake, widen
     )
+    tensors = [i for i in read if arguments[i].startswith("Tensor")]
     for namespace, library in _LIBRARIES.items():
         _EAGER[namespace, name] = derivatives.register(
-            library, namespace, name, num_arguments, arguments.count("Tensor"), differentiable
+            library, namespace, name, len(names), tensors, read[len(tensors):], differentiable
         )
         if rowwise:
             derivatives.register_rowwise_vmap(library, name)
             derivatives.register_rowwise_vmap(library, f"{name}_backward")
+
+
+def backward_arguments(name: str, grads: Iterable, args: Iterable) -> list:
+    """What ``<name>_backward`` takes: the results' gradients, and what it reads of the op's arguments."""
+    forward, backward = (
+        [argument.name for argument in getattr(torch.ops.hdrm, op).default._schema.arguments]
+        for op in (name, f"{name}_backward")
+    )
+    grads, given = list(grads), dict(zip(forward, args))
+    return grads + [given[of] for of in backward[len(grads) :]]
 
 
 def _declare(

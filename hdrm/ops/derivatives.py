@@ -8,6 +8,7 @@ tangent of one for 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -42,25 +43,28 @@ def register(
     namespace: str,
     name: str,
     num_arguments: int,
-    num_tensors: int,
+    tensors: Sequence[int],
+    constants: Sequence[int],
     differentiable: int,
 ) -> Eager:
     """Give the op the gradient that ``<name>_backward`` computes; the ways to call it.
 
-    Its tensors come first, and among them those that have a gradient.
+    The backward takes these tensors of the op's arguments, then these constants, by their places.
+    The first ``differentiable`` arguments have a gradient.
     """
     constant = (None,) * (num_arguments - differentiable)
     operations = getattr(torch.ops, namespace)
     forward, backward_op = (getattr(operations, op).default for op in (name, f"{name}_backward"))
     differentiate = _once(name, backward_op)
+    tensors_of, constants_of = _taking(tensors), _taking(constants)
 
     def below_autograd(*args):
         with _BelowAutograd():
             return forward(*args)
 
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:num_tensors])
-        ctx.constants = inputs[num_tensors:]
+        ctx.save_for_backward(*tensors_of(inputs))
+        ctx.constants = constants_of(inputs)
 
     def backward(ctx, *grads):
         found = differentiate(*grads, *ctx.saved_tensors, *ctx.constants)
@@ -79,6 +83,13 @@ def register(
     # torch.func takes an autograd.Function with a setup_context, and not what torch.library makes.
     transformed = _function(name, forward, backward, setup_context)
     return Eager(function.apply, below_autograd, transformed.apply)
+
+
+def _taking(places: Sequence[int]) -> Callable[[tuple], tuple]:
+    """What takes the arguments at these places out of all."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
 
 
 def _once(name: str, backward_op: Callable) -> Callable:

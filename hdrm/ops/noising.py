@@ -222,6 +222,11 @@ backend.define(
     reference=_isotropic,
     fake=lambda z0, *rest: z0.new_empty(z0.shape),
     differentiable=1,
+    unread={
+        "z0": torch.zeros_like,
+        "seed": lambda grad: grad.new_zeros(1, dtype=torch.int64),
+        "first_row": lambda grad: 0,
+    },
 )
 backend.define(
     "column_statistics",

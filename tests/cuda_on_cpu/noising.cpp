@@ -78,7 +78,7 @@ Results<S> run(const std::string& op, const On& on, const Tables<S>& tables, con
     return {out.values(), {}, {}};
   }
   if (op == "isotropic_noise_backward") {
-    isotropic_noise_backward(on, in, g.data(), out.data());
+    isotropic_noise_backward(on, in.schedule, g.data(), in.rows, in.width, out.data());
     return {out.values(), {}, {}};
   }
   if (op == "directional_noise_backward") {

@@ -159,7 +159,7 @@ void check_noising() {
     directional_noise_backward(p, in, g.data(), out, gmean, gstd);
   });
   check_noise("isotropic noise, backward", [&](auto& p, T* out, T*, T*) {
-    isotropic_noise_backward(p, isotropic, g.data(), out);
+    isotropic_noise_backward(p, in.schedule, g.data(), in.rows, in.width, out);
   });
   check_noise("column statistics", [&](auto& p, T*, T* mean_out, T* std_out) {
     column_statistics(p, z0.data(), kRows, kWidth, mean_out, std_out);
