@@ -44,6 +44,7 @@ _TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _COMPILED = native.load() is not None
 _forced: str | None = None
+_namespace = "hdrm"  # of the forced backend, or the automatic one
 _devices: tuple[str, ...] = ()  # types of device that the forced backend takes; empty for any
 _told: set[str] = set()
 _mistakes: list[str] = []  # in the environment variables; the first op says them, not the import
@@ -120,8 +121,9 @@ def _check_choice(name: str, origin: str) -> str:
 
 
 def _choose(name: str | None, devices: tuple[str, ...]) -> None:
-    global _forced, _devices
+    global _forced, _devices, _namespace
     _forced, _devices = name, devices
+    _namespace = _NAMESPACES.get(name or "", "hdrm")
 
 
 def _force(name: str, origin: str) -> None:
@@ -161,16 +163,16 @@ def call(name: str, *args):
     """
     if _mistakes and _forced is None:
         raise RuntimeError("\n".join(_mistakes))
-    for arg in args if _devices else ():
-        if isinstance(arg, Tensor) and arg.device.type not in _devices:
-            raise RuntimeError(
-                f"hdrm.ops.{name}: the backend {_forced!r} was chosen, but a tensor is on "
-                f"{arg.device}; move it to {_devices[0]!r} or leave the choice automatic"
-            )
-    namespace = _NAMESPACES.get(_forced or "", "hdrm")
+    if _devices:
+        for arg in args:
+            if isinstance(arg, Tensor) and arg.device.type not in _devices:
+                raise RuntimeError(
+                    f"hdrm.ops.{name}: the backend {_forced!r} was chosen, but a tensor is on "
+                    f"{arg.device}; move it to {_devices[0]!r} or leave the choice automatic"
+                )
     if torch.compiler.is_compiling():
-        return getattr(getattr(torch.ops, namespace), name)(*args)
-    eager = _EAGER[namespace, name]
+        return getattr(getattr(torch.ops, _namespace), name)(*args)
+    eager = _EAGER[_namespace][name]
     if torch._C._are_functorch_transforms_active():
         return eager.transformed(*args)
     if derivatives.asked(args):
@@ -178,7 +180,7 @@ def call(name: str, *args):
     return eager.without(*args)
 
 
-_EAGER: dict[tuple[str, str], derivatives.Eager] = {}  # by namespace and op
+_EAGER: dict[str, dict[str, derivatives.Eager]] = {name: {} for name in _LIBRARIES}  # of each op
 
 
 def _fallback(name: str, reference: Callable) -> Callable:
@@ -305,7 +307,7 @@ def define(
     )
     tensors = [i for i in read if arguments[i].startswith("Tensor")]
     for namespace, library in _LIBRARIES.items():
-        _EAGER[namespace, name] = derivatives.register(
+        _EAGER[namespace][name] = derivatives.register(
             library, namespace, name, len(names), tensors, read[len(tensors):], differentiable
         )
         if rowwise:
@@ -353,7 +355,7 @@ def _declare(
         if mutated:
             derivatives.refuse_vmap(library, name)
         packet = getattr(getattr(torch.ops, namespace), name)
-        _EAGER[namespace, name] = derivatives.Eager(packet.default, packet.default, packet.default)
+        _EAGER[namespace][name] = derivatives.Eager(packet.default, packet.default, packet.default)
     if _TRITON and not _has_kernel(f"hdrm::{name}", "CUDA"):
         _LIBRARIES["hdrm"].impl(name, triton, "CUDA")
 

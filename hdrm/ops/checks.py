@@ -11,6 +11,7 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64)
 STORAGE = (torch.bfloat16, torch.float16)  # of tangent vectors, beside DTYPES
+_STRIDED = torch.strided
 
 
 def arithmetic(dtype: torch.dtype) -> torch.dtype:
@@ -100,19 +101,21 @@ def _fit(tensors: Collection[Tensor], leading: int = 0, dim: int | None = None) 
     ``leading``: dimensions that are not compared; a compiled graph is for any sizes of them.
     ``dim``: how many there must be.
     """
-    shape = dtype = device = None
+    first = None
     for tensor in tensors:
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) or tensor.layout is not _STRIDED:
             return False
-        if shape is None:
-            shape, dtype, device = tensor.shape[leading:], tensor.dtype, tensor.device
-            if dtype not in DTYPES or not shape or shape[-1] < 2:
+        if first is None:
+            first, shape = tensor, tensor.shape
+            if tensor.dtype not in DTYPES or len(shape) <= leading or shape[-1] < 2:
                 return False
-            if dim is not None and leading + len(shape) != dim:
+            if dim is not None and len(shape) != dim:
                 return False
-        elif tensor.shape[leading:] != shape or tensor.dtype != dtype or tensor.device != device:
-            return False
-        if tensor.layout != torch.strided:
+        elif (
+            tensor.shape[leading:] != shape[leading:]
+            or tensor.dtype != first.dtype
+            or tensor.device != first.device
+        ):
             return False
     return True
 
