@@ -1,4 +1,4 @@
-"""Data that no setting was chosen on by name: made from those at hand, HDRM beside EASE.
+"""Data that no setting was chosen on by name: made from those at hand, HDRM beside EASE and LightGCN.
 
     python benchmarks/derived_sets.py --folder FOLDER [--only PATTERN] [--seeds 0,1,2]
 
@@ -8,8 +8,8 @@ gowalla-head    Gowalla's 6,000 most frequent items, 10-core, split likewise
 gowalla-sparse  three in ten of its users, 5-core, split likewise
 
 They are written into FOLDER as `hdrm data` writes them, so that `hdrm train FOLDER/NAME` trains on them,
-which is what is done here: the default preset, one process a seed. EASE's λ is chosen on validation; its
-time grows with the cube of the items, so that gowalla-sparse is left to HDRM's presets.
+which is what is done here: the default preset, one process a seed. EASE's λ and LightGCN's epoch are
+chosen on validation. EASE's time grows with the cube of the items: gowalla-sparse is left to the others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import fnmatch
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ import processes
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 MOST_FOR_EASE = 10_000  # items
+REGULARISATIONS = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 
 
 def main() -> None:
@@ -43,8 +45,8 @@ def main() -> None:
         folder = options.folder / name
         if not folder.exists():
             write(make(), name, folder)
-        if (ease := of_ease(folder)) is not None:
-            row(name, *ease)
+        for ranker, test in euclidean(folder):
+            row(name, ranker, [test])
         for preset in ("best", "large"):
             rows, seconds = [], []
             for seed in options.seeds.split(","):
@@ -68,20 +70,20 @@ def row(name: str, ranker: str, rows: list[dict], seconds: float | None = None) 
     print("|", " | ".join([f"`{name}`", ranker, *cells, time]), "|", flush=True)
 
 
-def of_ease(folder: Path) -> tuple[str, list[dict]] | None:
-    """EASE's name and test metrics; None where there are too many items."""
+def euclidean(folder: Path) -> Iterator[tuple[str, dict]]:
+    """The names and test metrics of the rankers to stand beside."""
     from hdrm import baselines
     from hdrm.data import load
 
     dataset = load(str(folder))
-    if dataset.num_items > MOST_FOR_EASE:
-        return None
-    candidates = (
-        (x, baselines.ease(dataset.train, x))
-        for x in (20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+    if dataset.num_items <= MOST_FOR_EASE:
+        candidates = ((x, baselines.ease(dataset.train, x)) for x in REGULARISATIONS)
+        strength, _, test = baselines.chosen(candidates, dataset)
+        yield f"EASE, λ = {strength}", test
+    epoch, _, test = baselines.chosen(
+        baselines.lightgcn(dataset.graph), dataset, baselines.PATIENCE
     )
-    strength, _, test = baselines.chosen(candidates, dataset)
-    return f"EASE, λ = {strength}", [test]
+    yield f"LightGCN, {epoch} epochs", test
 
 
 def write(pairs: np.ndarray, name: str, folder: Path) -> None:
