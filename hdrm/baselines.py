@@ -28,6 +28,7 @@ from .train.trainer import CRITERION
 
 # λ of EASE tried on the validation set.
 REGULARISATIONS = (200, 500, 1000, 2000, 3000, 5000, 8000, 12_000, 20_000, 30_000)
+METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")  # printed
 PATIENCE = 5  # validations of LightGCN without a gain until it stops
 
 Scores = Callable[[Tensor], Tensor]  # ids of users (B,) → scores of all items (B, I)
@@ -142,7 +143,7 @@ def main(name: str) -> None:
     for ranker, (candidates, patience) in rankers.items():
         which, valid, test = chosen(candidates, dataset, patience)
         for split, metrics in (("valid", valid), ("test", test)):
-            shown = "  ".join(f"{m} {metrics[m]:.4f}" for m in ("recall@20", "ndcg@20"))
+            shown = "  ".join(f"{m} {metrics[m]:.4f}" for m in METRICS)
             print(f"{ranker} = {which}: {split:5} {shown}")
 
 
