@@ -47,7 +47,7 @@ def _paper(*settings: str) -> Variant:
 VARIANTS = {
     "best-encoder": Variant("best", ("diffusion_epochs=0",)),
     "best": Variant("best", (), "best-encoder"),
-    "best-isotropic": Variant("best", ("noise=isotropic",), "best-encoder"),
+    "best-directional": Variant("best", ("noise=directional",), "best-encoder"),
     "best-joint": Variant("best", ("tables=joint",), "best-encoder"),
     "best-curvature-1": Variant("best", ("curvature=1",)),
     "best-euclidean": Variant("best", ("curvature=1e-6",)),

@@ -322,6 +322,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             loss="softmax",
             edge_dropout=0.3,
             pairs="interactions",
+            noise="isotropic",
             noise_max=0.1,
             encoder_optimizer="adam",
             encoder_lr=0.05,

@@ -45,7 +45,7 @@ STAGES = {
     ),
     "ranking diffusion": (RankingDiffusionStage, SOFTMAX),
     "ranking diffusion, joint": (
-        RankingDiffusionStage, SOFTMAX.replace(tables="joint", micro_batches=2, noise="isotropic"),
+        RankingDiffusionStage, SOFTMAX.replace(tables="joint", micro_batches=2, noise="directional"),
     ),
 }  # fmt: skip
 STEPS = 3
