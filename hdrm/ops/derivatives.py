@@ -75,10 +75,9 @@ def register(
     )
 
     def forward_in_eager(ctx, *args):  # a setup_context of its own would take twice the time
-        ctx.save_for_backward(*tensors_of(args))
-        ctx.constants = constants_of(args)
-        with _BelowAutograd():
-            return forward(*args)
+        output = below_autograd(*args)
+        setup_context(ctx, args, output)
+        return output
 
     function = _function(name, forward_in_eager, backward)
     # torch.func takes an autograd.Function with a setup_context, and not what torch.library makes.
