@@ -4,6 +4,7 @@
 
 ml-random       ml-1m_clean, all splits pooled, a random 70/10/20 of each user's items
 ml-sparse       a fifth of its interactions, 5-core, split likewise
+ml-small        943 of its users, as many as MovieLens-100K has, split likewise
 gowalla-head    Gowalla's 6,000 most frequent items, 10-core, split likewise
 gowalla-sparse  three in ten of its users, 5-core, split likewise
 
@@ -117,6 +118,12 @@ def ml_sparse() -> np.ndarray:
     return pairs[k_core(pairs, 5)]
 
 
+def ml_small() -> np.ndarray:
+    pairs = pooled("ml-1m_clean")
+    users = np.unique(pairs[:, 0])
+    return pairs[np.isin(pairs[:, 0], np.random.default_rng(0).choice(users, 943, replace=False))]
+
+
 def gowalla_head() -> np.ndarray:
     from hdrm.data.splits import k_core
 
@@ -138,6 +145,7 @@ def gowalla_sparse() -> np.ndarray:
 SETS = {
     "ml-random": lambda: pooled("ml-1m_clean"),
     "ml-sparse": ml_sparse,
+    "ml-small": ml_small,
     "gowalla-head": gowalla_head,
     "gowalla-sparse": gowalla_sparse,
 }

@@ -39,7 +39,6 @@ from .trainer import CRITERION, Diverged, Trainer
 
 BEST = 5  # trials reported
 PRUNED_AFTER = 5  # trials trained to their end
-WARM_UP = 4  # nothing is pruned in the first of so many parts of the epochs
 IMPORTANCE_AFTER = 10  # trials trained to their end
 FEW = 100  # combinations, up to which each is tried once
 
@@ -204,9 +203,7 @@ class _Search:
                 storage=f"sqlite:///{database}",
                 direction="maximize",
                 load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(
-                    n_startup_trials=PRUNED_AFTER, n_warmup_steps=self._epochs // WARM_UP
-                ),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNED_AFTER),
             )
         except Exception as error:  # SQLAlchemy's, SQLite's, Optuna's
             raise ValueError(f"{database} is damaged or of another version: {error}") from error
@@ -239,7 +236,8 @@ class _Search:
         study.sampler = self._optuna.samplers.TPESampler(seed=self._seed())
         trial = study.ask(self._distributions)
         self._observer.trial_begins(trial.number)
-        reports = _Reports(trial, self._epochs, self._observer)
+        # Patience says how long a training takes; the epochs of the configuration are a limit.
+        reports = _Reports(trial, self._epochs, self._task.config.patience // 2, self._observer)
         reason = self._train(trial, reports)
         if reason:  # pruned, not failed: the sampler shall learn from it
             trial.set_user_attr("reason", reason)
@@ -328,11 +326,13 @@ class _Pruned(Exception):
 class _Reports(Observer):
     """Passes a training's progress on, reports its validations to Optuna, ends it if told to.
 
-    last: the epoch after which there is nothing to save. value: Recall@20 of the model that is stored.
+    last: the epoch after which there is nothing to save. warm_up: the number of first validations that
+    prune nothing. value: Recall@20 of the model that is stored.
     """
 
-    def __init__(self, trial, last: int, observer: Observer) -> None:
+    def __init__(self, trial, last: int, warm_up: int, observer: Observer) -> None:
         self._trial, self._last, self._observer = trial, last, observer
+        self._warm_up = warm_up
         self._before = self._epochs = 0
         self.value: float | None = None
 
@@ -351,5 +351,6 @@ class _Reports(Observer):
         # Patience may end a stage early; an epoch has one number in every trial all the same.
         epoch = self._before + record["epoch"]
         self._trial.report(record[CRITERION], epoch)
-        if epoch < self._last and self._trial.should_prune():
+        self._warm_up -= 1
+        if self._warm_up < 0 and epoch < self._last and self._trial.should_prune():
             raise _Pruned
