@@ -5,7 +5,9 @@
 ml-random       ml-1m_clean, all splits pooled, a random 70/10/20 of each user's items
 ml-sparse       a fifth of its interactions, 5-core, split likewise
 ml-small        943 of its users, as many as MovieLens-100K has, split likewise
+ml-head         its 300 most frequent items, 5-core, split likewise
 gowalla-head    Gowalla's 6,000 most frequent items, 10-core, split likewise
+gowalla-short   6,000 of its users with 5 to 20 items, 5-core, split likewise
 gowalla-sparse  three in ten of its users, 5-core, split likewise
 
 They are written into FOLDER as `hdrm data` writes them, so that `hdrm train FOLDER/NAME` trains on them,
@@ -124,13 +126,23 @@ def ml_small() -> np.ndarray:
     return pairs[np.isin(pairs[:, 0], np.random.default_rng(0).choice(users, 943, replace=False))]
 
 
-def gowalla_head() -> np.ndarray:
+def frequent(pairs: np.ndarray, items: int, core: int) -> np.ndarray:
+    """The pairs of so many items, the most frequent, and of these the ``core``-core."""
+    from hdrm.data.splits import k_core
+
+    kept = np.argsort(-np.bincount(pairs[:, 1]))[:items]
+    pairs = pairs[np.isin(pairs[:, 1], kept)]
+    return pairs[k_core(pairs, core)]
+
+
+def gowalla_short() -> np.ndarray:
     from hdrm.data.splits import k_core
 
     pairs = pooled("gowalla")
-    frequent = np.argsort(-np.bincount(pairs[:, 1]))[:6000]
-    pairs = pairs[np.isin(pairs[:, 1], frequent)]
-    return pairs[k_core(pairs, 10)]
+    count = np.bincount(pairs[:, 0])
+    short = np.flatnonzero((count >= 5) & (count <= 20))
+    pairs = pairs[np.isin(pairs[:, 0], np.random.default_rng(0).choice(short, 6000, replace=False))]
+    return pairs[k_core(pairs, 5)]
 
 
 def gowalla_sparse() -> np.ndarray:
@@ -146,7 +158,9 @@ SETS = {
     "ml-random": lambda: pooled("ml-1m_clean"),
     "ml-sparse": ml_sparse,
     "ml-small": ml_small,
-    "gowalla-head": gowalla_head,
+    "ml-head": lambda: frequent(pooled("ml-1m_clean"), 300, 5),
+    "gowalla-head": lambda: frequent(pooled("gowalla"), 6000, 10),
+    "gowalla-short": gowalla_short,
     "gowalla-sparse": gowalla_sparse,
 }
 
