@@ -250,7 +250,9 @@ def test_hopeless_trials_are_pruned(dataset, tmp_path):
     tune.tune(task, tmp_path / "study", trials=12, observer=notes)
     pruned = [trial for trial in notes.trials if trial.state == "pruned"]
     assert pruned and all(trial.number >= 5 for trial in pruned)
-    assert all(trial.reason == "below the median" and trial.epochs < 4 for trial in pruned)
+    first = task.config.patience // 2 + 1  # validation that may prune; each epoch has one here
+    assert all(trial.reason == "below the median" for trial in pruned)
+    assert {trial.epochs for trial in pruned} == {first}
     assert min(trial.settings["encoder_lr"] for trial in pruned) < 1e-4
     complete = [trial for trial in notes.trials if trial.state == "complete"]
     assert max(t.value for t in complete) > max(t.value for t in pruned)
