@@ -109,6 +109,9 @@ class Config:
     # unseen items drawn a row; the nearest one counts
     encoder_negatives: int = _number(16, 1, search=Search("1:64", _HINGE))
     encoder_lr: float = _number(3e-3, 0, open_low=True, search=Search("0.2x:5x", _ENCODER))
+    # softmax: interactions ranked a step that encoder_lr is for; with n fewer, √(n/encoder_lr_at) of
+    # it. 0: for any
+    encoder_lr_at: int = _number(0, 0)
     encoder_momentum: float = _number(0.95, 0, 1, search=Search("0.5:0.99", _ENCODER))
     encoder_weight_decay: float = _number(0.005, 0, search=Search("1e-6:0.05", _ENCODER))
     # full: a step propagates over the whole graph. sampled: over neighbours drawn for its batch, and
@@ -327,6 +330,7 @@ PRESETS: Mapping[str, Config] = types.MappingProxyType(
             reconstruction=0.3,
             encoder_optimizer="adam",
             encoder_lr=0.05,
+            encoder_lr_at=20_000,  # of ML-1M
             encoder_momentum=0.9,
             encoder_weight_decay=2e-5,
             encoder_epochs=1000,  # patience ends it; small data have a step an epoch

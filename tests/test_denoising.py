@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -137,6 +138,23 @@ def test_parts_of_a_batch_make_the_same_step(pairs):
         tables.append(model.encoder.table.detach())
     torch.testing.assert_close(*tables, rtol=1e-12, atol=1e-14)
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [DenoisingStage, RankingDiffusionStage])
+def test_the_learning_rate_goes_with_the_root_of_what_a_step_ranks(kind):
+    def stage_of(at):
+        settings = {"edge_dropout": 0.4, "encoder_lr": 0.03, "encoder_optimizer": "adam"}
+        _, stage = model_and_stage(kind, encoder_lr_at=at, tables="joint", **settings)
+        table_step = stage._make if kind is DenoisingStage else stage._vectors._step
+        (group,) = table_step._optimizer.param_groups
+        return stage, group["lr"]
+
+    stage, lr = stage_of(400)
+    whole = [step for step in range(60) if step % 3 < 2]  # an epoch's third step has half the users
+    ranked = [len(task.positives[0]) for step in whole for task in stage._hidden.take(step)[1]]
+    assert lr == pytest.approx(0.03 * (statistics.mean(ranked) / 400) ** 0.5, rel=0.03)
+    for enough in (0, 20):
+        assert stage_of(enough)[1] == 0.03
 
 
 def without_noise(**changes):

@@ -213,9 +213,26 @@ def whole_step(model: HDRM, config: Config) -> FullStep | HostStep:
     return (HostStep if config.tables_on == "host" else FullStep)(model, config)
 
 
+def learning_rate(model: HDRM, config: Config) -> float:
+    """encoder_lr, and less where steps rank fewer hidden interactions than it is for.
+
+    The mean of fewer gradients is noisier, which Adam does not make up for: its steps stay as long.
+
+    Source of the square root: Malladi et al., *On the SDEs and scaling rules for adaptive gradient
+    algorithms*, NeurIPS 2022.
+    """
+    if config.loss != "softmax" or not config.encoder_lr_at:
+        return config.encoder_lr
+    team = team_of(model.graph)
+    interactions = int(team.total(torch.tensor(model.graph.user_items.nnz)))
+    users = min(config.softmax_users, team.num_users)
+    ranked = config.edge_dropout * interactions * users / team.num_users
+    return config.encoder_lr * min(1.0, ranked / config.encoder_lr_at) ** 0.5
+
+
 def _optimizer(model: HDRM, config: Config) -> RiemannianSGD | RiemannianAdam:
     """Of the whole table."""
-    options = {"lr": config.encoder_lr, "weight_decay": config.encoder_weight_decay}
+    options = {"lr": learning_rate(model, config), "weight_decay": config.encoder_weight_decay}
     if config.encoder_optimizer == "adam":
         return RiemannianAdam(
             [model.encoder.table], betas=(config.encoder_momentum, 0.999), **options
@@ -227,7 +244,7 @@ def _row_table(model: HDRM, config: Config) -> RowTable:
     table = RowTable(
         model.encoder.table,
         model.graph.device,
-        lr=config.encoder_lr,
+        lr=learning_rate(model, config),
         momentum=config.encoder_momentum,
         weight_decay=config.encoder_weight_decay,
         c=config.curvature,
