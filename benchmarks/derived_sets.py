@@ -9,10 +9,11 @@ ml-head         its 300 most frequent items, 5-core, split likewise
 gowalla-head    Gowalla's 6,000 most frequent items, 10-core, split likewise
 gowalla-short   6,000 of its users with 5 to 20 items, 5-core, split likewise
 gowalla-sparse  three in ten of its users, 5-core, split likewise
+gowalla-thin    three in ten of its interactions, 5-core, split likewise
 
 They are written into FOLDER as `hdrm data` writes them, so that `hdrm train FOLDER/NAME` trains on them,
 which is what is done here: the default preset, one process a seed. EASE's λ and LightGCN's epoch are
-chosen on validation. EASE's time grows with the cube of the items: gowalla-sparse is left to the others.
+chosen on validation. EASE's time grows with the cube of the items: where they are more than 10,000 it is left out.
 """
 
 from __future__ import annotations
@@ -112,11 +113,12 @@ def pooled(name: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def ml_sparse() -> np.ndarray:
+def thinned(name: str, share: float) -> np.ndarray:
+    """A share of the interactions of a data set, and of these the 5-core."""
     from hdrm.data.splits import k_core
 
-    pairs = pooled("ml-1m_clean")
-    pairs = pairs[np.random.default_rng(0).random(len(pairs)) < 0.2]
+    pairs = pooled(name)
+    pairs = pairs[np.random.default_rng(0).random(len(pairs)) < share]
     return pairs[k_core(pairs, 5)]
 
 
@@ -156,12 +158,13 @@ def gowalla_sparse() -> np.ndarray:
 
 SETS = {
     "ml-random": lambda: pooled("ml-1m_clean"),
-    "ml-sparse": ml_sparse,
+    "ml-sparse": lambda: thinned("ml-1m_clean", 0.2),
     "ml-small": ml_small,
     "ml-head": lambda: frequent(pooled("ml-1m_clean"), 300, 5),
     "gowalla-head": lambda: frequent(pooled("gowalla"), 6000, 10),
     "gowalla-short": gowalla_short,
     "gowalla-sparse": gowalla_sparse,
+    "gowalla-thin": lambda: thinned("gowalla", 0.3),
 }
 
 
