@@ -291,6 +291,8 @@ def test_configuration_round_trip_and_presets():
     assert preset_for("ml-1m_clean", 5_949, 2_810) == "best" and preset_for("demo", 9, 9) == "demo"
     assert preset_for("amazon-book", 108_822, 94_949) == "best"
     assert preset_for("clicks", 10**6, 10**5) == "large"
+    assert preset_for("clicks", 10**6, 10**6, "cuda:1") == "best"
+    assert preset_for("clicks", 10**7, 10**6, "cuda") == "large"
     assert parse_assignments(("dim=32", "hidden=20,30", "omega=none", "noise_max=1")) == {
         "dim": 32, "hidden": (20, 30), "omega": None, "noise_max": 1.0,
     }  # fmt: skip

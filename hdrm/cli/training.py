@@ -15,7 +15,7 @@ from .options import Bytes, Count
 @click.command()
 @click.argument("dataset", default="demo")
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Settings to start from; by "
-              "default best, or large where users × items are very many.")  # fmt: skip
+              "default best, or large where users × items are very many for the device.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="The run folder; it must not exist "
               "or be empty.  [default: runs/DATASET-TIME]")  # fmt: skip
 @click.option("--encoder", type=click.Path(path_type=Path), metavar="RUN", help="Take the encoder of "
@@ -84,7 +84,7 @@ def train(
 
     changes, console = _changes(**given), Console()
     interactions = data.load(dataset)
-    config = PRESETS[preset or _preset_of(interactions)].replace(**changes)
+    config = PRESETS[preset or _preset_of(interactions, device)].replace(**changes)
     if memory_budget is not None:
         sizes = Sizes.of(interactions)
         config = _within(console, memory_budget, config, sizes, device)
@@ -106,7 +106,7 @@ def _train_together(dataset, preset, given, out, encoder, device, mesh, log, pro
             warnings.simplefilter("ignore")  # the first process says the same
         changes = _changes(**given)  # here, where one tells a mistake
         interactions = data.load(dataset, world)
-        config = PRESETS[preset or _preset_of(interactions)].replace(**changes)
+        config = PRESETS[preset or _preset_of(interactions, device)].replace(**changes)
         console, observer, profiled = Console(quiet=world.rank > 0), None, None
         if world.rank == 0:
             observer, profiled = _observers(console, out, log, profile)
@@ -175,9 +175,9 @@ def _fit(console, trainer, profiled) -> int:
     return 0
 
 
-def _preset_of(dataset):
-    """The name of the preset for a data set."""
-    return preset_for(dataset.name, dataset.num_users, dataset.num_items)
+def _preset_of(dataset, device):
+    """The name of the preset for a data set on a device."""
+    return preset_for(dataset.name, dataset.num_users, dataset.num_items, device)
 
 
 def _changes(assignments, *, dim=None, epochs=None, seed=None):
@@ -237,7 +237,7 @@ def tune(dataset, wanted, trials, minutes, study, preset, device, seed, assignme
     from ..train.progress import TrialBars
 
     interactions = data.load(dataset)
-    preset = preset or _preset_of(interactions)
+    preset = preset or _preset_of(interactions, device)
     config = PRESETS[preset].replace(**_changes(assignments, seed=seed))
     searched = space.search_space(config, wanted)
     task = search_folder.Task(interactions, dataset, preset, config, searched, device)
@@ -292,10 +292,10 @@ def plan(
     if (dataset is None) == (None in counts):
         raise click.UsageError("give a DATASET, or --users, --items and --interactions")
     if dataset is None:
-        sizes, fitting = plan.Sizes(*counts), preset_for("", users, items)
+        sizes, fitting = plan.Sizes(*counts), preset_for("", users, items, device)
     else:
         interactions = data.load(dataset)
-        sizes, fitting = plan.Sizes.of(interactions), _preset_of(interactions)
+        sizes, fitting = plan.Sizes.of(interactions), _preset_of(interactions, device)
     config = PRESETS[preset or fitting].replace(**_changes(assignments, dim=dim))
     console = Console()
     if several:

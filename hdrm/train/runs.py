@@ -19,6 +19,7 @@ import contextlib
 import difflib
 import functools
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -213,8 +214,9 @@ class Run:
     labels: dict[str, list]
 
     @classmethod
-    def open(cls, folder: Path, device: str = "cpu") -> Run:
+    def open(cls, folder: str | os.PathLike[str], device: str = "cpu") -> Run:
         """Raises as HDRM.load, and ValueError for a damaged description."""
+        folder = Path(folder)
         model = HDRM.load(folder, device=resolve_device(device))
         return cls(folder, model, _description(folder), _labels(folder, model))
 
