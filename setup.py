@@ -88,7 +88,9 @@ def ninja_file(
         import pybind11
         from ninja import ninja_syntax
     except ImportError as error:
-        raise SetupError(f"{error}. Without build isolation first: pip install pybind11 ninja") from error
+        raise SetupError(
+            f"{error}. Without build isolation first: pip install pybind11 ninja"
+        ) from error
 
     # Only csrc/binding knows torch and only module.cpp Python: their headers take seconds.
     target = sum(part << shift for part, shift in zip(TORCH_MINIMUM, (56, 48)))
@@ -156,7 +158,9 @@ def compiler_version(compiler: list[str]) -> str:
     try:
         done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError(f"the C++ compiler {shlex.join(compiler)!r} does not run: {error}") from error
+        raise SetupError(
+            f"the C++ compiler {shlex.join(compiler)!r} does not run: {error}"
+        ) from error
     return done.stdout.splitlines()[0]
 
 

@@ -39,8 +39,13 @@ def build(name) -> Group:
         from scipy.sparse import coo_matrix
 
         def call():
-            both = np.concatenate([users, items + num_users]), np.concatenate([items + num_users, users])
-            matrix = coo_matrix((np.ones(len(both[0]), np.float32), both), shape=(size, size)).tocsr()
+            both = (
+                np.concatenate([users, items + num_users]),
+                np.concatenate([items + num_users, users]),
+            )
+            matrix = coo_matrix(
+                (np.ones(len(both[0]), np.float32), both), shape=(size, size)
+            ).tocsr()
             matrix.sum_duplicates()
             return torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
 

@@ -153,7 +153,9 @@ def _some_rows(graph, x, weights, rows):
     """Rows of D⁻¹(A + I)·x, or of the transpose times weights, one by one in float64."""
     found = []
     for row in rows.tolist():
-        seen = torch.cat([graph.col[graph.rowptr[row] : graph.rowptr[row + 1]].long(), torch.tensor([row])])
+        seen = torch.cat(
+            [graph.col[graph.rowptr[row] : graph.rowptr[row + 1]].long(), torch.tensor([row])]
+        )
         if weights is None:
             found.append(x[seen, 1:].double().mean(0))
         else:

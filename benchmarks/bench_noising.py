@@ -98,7 +98,10 @@ def build_statistics(case) -> Group:
     def check(found):
         wanted = by_torch(z0.double())
         if backward:
-            found, wanted = found[0], with_backward(by_torch, z0.double(), weights=weights.double())()[0]
+            found, wanted = (
+                found[0],
+                with_backward(by_torch, z0.double(), weights=weights.double())()[0],
+            )
         assert_close(found[:, 1:], wanted[:, 1:])  # the time column is 0, and so without spread
 
     passes = 4 if backward else 2  # the mean, then the deviations from it; gradients read and write

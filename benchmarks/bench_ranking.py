@@ -38,7 +38,6 @@ def loss_guarded(case) -> bool:
     return case[2] == 64
 
 
-
 @rows(
     [(mode, BATCH, width) for width in WIDTHS for mode in MODES],
     [*OURS, "authors", "authors compiled"],

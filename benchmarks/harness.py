@@ -106,7 +106,9 @@ class Row:
     peak_bytes: int | None
 
 
-def rows(cases: Iterable, peers: Iterable[str], guard: Callable[[object], bool] = lambda case: False):
+def rows(
+    cases: Iterable, peers: Iterable[str], guard: Callable[[object], bool] = lambda case: False
+):
     """Parametrise a test by case and row, a case's rows together.
 
     ``guard`` names the cases of the regression guard; rows that compile, or that gather every edge's

@@ -23,7 +23,9 @@ from processes import MIB
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     number = float
     parser.add_argument("--users", type=number, help="by default a hundredth of the interactions")
     parser.add_argument("--items", type=number, help="by default a 200th of the interactions")
@@ -51,7 +53,9 @@ def main() -> int:
     for part in PARTS:
         seconds, peak, found = _run(part)
         each = peak / options.interactions
-        print(f"| {part} | {seconds:.0f} | {peak / MIB:,.0f} MiB | {each:.1f} | {found} |", flush=True)
+        print(
+            f"| {part} | {seconds:.0f} | {peak / MIB:,.0f} MiB | {each:.1f} | {found} |", flush=True
+        )
     return 0
 
 
@@ -115,9 +119,7 @@ def _train(options, **settings) -> str:
         start = time.perf_counter()
         losses.append(stage.step(step) / options.batch)
         seconds.append(time.perf_counter() - start)
-    return (
-        f"{statistics.median(seconds):.2f} s a step, loss of a pair {losses[0]:.4f} … {losses[-1]:.4f}"
-    )
+    return f"{statistics.median(seconds):.2f} s a step, loss of a pair {losses[0]:.4f} … {losses[-1]:.4f}"
 
 
 def _interactions(options) -> Path:

@@ -57,7 +57,9 @@ def _colors(names):
 
 
 def _relative(groups, title):
-    shown = {name: rows for name, rows in groups.items() if _best(rows) and len(_measured(rows)) > 1}
+    shown = {
+        name: rows for name, rows in groups.items() if _best(rows) and len(_measured(rows)) > 1
+    }
     if not shown:
         return None
     figure, axes = plt.subplots(figsize=(10, 1.5 + 0.22 * len(shown)))
@@ -67,7 +69,9 @@ def _relative(groups, title):
             if not row.ours:
                 axes.plot(row.median / _best(rows), y, "o", color=colors[row.peer], label=row.peer)
     axes.axvline(1, color=OURS, label="hdrm")
-    axes.set(xscale="log", xlabel="time ÷ hdrm's time (right of the line: hdrm is faster)", title=title)
+    axes.set(
+        xscale="log", xlabel="time ÷ hdrm's time (right of the line: hdrm is faster)", title=title
+    )
     axes.set_yticks(range(len(shown)), shown, fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3, which="both")
@@ -102,7 +106,12 @@ def _edges(groups, title):
         for row in _measured(rows):
             extra = row.extra
             if extra["op"] == "one round" and extra["width"] == 64:
-                point = (extra["edges"], row.median, extra["peak memory"], "edges" in extra["graph"])
+                point = (
+                    extra["edges"],
+                    row.median,
+                    extra["peak memory"],
+                    "edges" in extra["graph"],
+                )
                 modes.setdefault(extra["mode"], {}).setdefault(row.peer, []).append(point)
     if not modes:
         return None
@@ -156,7 +165,9 @@ def _sizes(groups, title):
         axes.plot(*zip(*sorted(points)), "-" if mode == "forward" else "--", marker=".",
                   color=colors[op], label=f"{op}, {mode}")  # fmt: skip
     axes.axhline(1, color="black", lw=1)
-    axes.set(xscale="log", yscale="log", xlabel="rows", ylabel="fastest eager peer ÷ hdrm", title=title)
+    axes.set(
+        xscale="log", yscale="log", xlabel="rows", ylabel="fastest eager peer ÷ hdrm", title=title
+    )
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

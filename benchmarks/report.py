@@ -96,7 +96,9 @@ def markdown(results: dict, rows: list[Row], pictures: dict[str, str]) -> str:
         "kept.\n",
     ]
     if machine.get("small"):
-        parts.append("**HDRM_BENCH_SMALL was set: sizes are divided, and the times mean nothing.**\n")
+        parts.append(
+            "**HDRM_BENCH_SMALL was set: sizes are divided, and the times mean nothing.**\n"
+        )
     parts += [f"![{text}]({name})\n" for name, text in pictures.items()]
     groups = groups_of(rows)
     slower = _slower(groups)

@@ -95,7 +95,9 @@ def full_size(names) -> list[tuple]:
 
 def touched(names) -> list[tuple]:
     """The cases of the roofline."""
-    return [(op, MODES[0] + KEPT, scaled(TABLE // width), width) for op in names for width in WIDTHS]
+    return [
+        (op, MODES[0] + KEPT, scaled(TABLE // width), width) for op in names for width in WIDTHS
+    ]
 
 
 def all_sizes(names) -> list[tuple]:
@@ -179,7 +181,9 @@ def _check_gradients(op: str, inputs, weights, gradients) -> None:
     how they share the derivative between the two."""
     part = _ends(len(weights))
     rows = [tensor[part] for tensor in inputs]
-    call = with_backward(getattr(ops, op), *(r.double() for r in rows), weights=weights[part].double())
+    call = with_backward(
+        getattr(ops, op), *(r.double() for r in rows), weights=weights[part].double()
+    )
     expected = reference(lambda: call())
     for found, wanted in zip(
         _pulled_back(op, rows, [g[part] for g in gradients]), _pulled_back(op, rows, expected)

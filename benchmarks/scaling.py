@@ -28,7 +28,9 @@ MIB = 2**20
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True, help="for the graphs; kept")
     parser.add_argument("--interactions", type=float, default=1e6)
     parser.add_argument("--processes", default="1,2,4")

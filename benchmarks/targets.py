@@ -58,7 +58,10 @@ TARGETS = list(_all())
 
 def table(groups: Mapping[str, Sequence], best: Callable) -> str:
     """Markdown of every target whose rows were measured; best(rows) is the fastest of ours."""
-    lines = ["| group | against | at least | found | at a copy's speed | |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| group | against | at least | found | at a copy's speed | |",
+        "|---|---|---|---|---|---|",
+    ]
     for target in TARGETS:
         rows = groups.get(target.group, ())
         found = _found(target, rows, best)

@@ -133,7 +133,9 @@ def _ask_nvcc(root: Path, question: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise SetupError(f"nvcc does not run; HDRM_CUDA=0 installs hdrm without it: {error}") from error
+        raise SetupError(
+            f"nvcc does not run; HDRM_CUDA=0 installs hdrm without it: {error}"
+        ) from error
 
 
 def parse_architectures(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -54,9 +54,7 @@ class CSR:
         if self.rowptr.numel() < 1:
             raise ValueError("CSR: rowptr must have num_rows + 1 entries, got none")
         if self.rowptr.device != self.col.device:
-            raise ValueError(
-                f"CSR: rowptr is on {self.rowptr.device}, col on {self.col.device}"
-            )
+            raise ValueError(f"CSR: rowptr is on {self.rowptr.device}, col on {self.col.device}")
         if self.device.type != "meta":
             self._check_entries()
 
@@ -104,7 +102,9 @@ class CSR:
         So a GPU is not waited for, and torch.export can trace what follows.
         """
         csr = object.__new__(cls)
-        for name, value in zip(("rowptr", "col", "num_cols", "offset"), (rowptr, col, num_cols, offset)):
+        for name, value in zip(
+            ("rowptr", "col", "num_cols", "offset"), (rowptr, col, num_cols, offset)
+        ):
             object.__setattr__(csr, name, value)
         return csr
 
@@ -381,4 +381,6 @@ def _ids(name: str, values, size: int | None) -> np.ndarray:
 
 def _same_length(a: np.ndarray, b: np.ndarray) -> None:
     if len(a) != len(b):
-        raise ValueError(f"one id of each kind is needed per interaction, got {len(a)} and {len(b)}")
+        raise ValueError(
+            f"one id of each kind is needed per interaction, got {len(a)} and {len(b)}"
+        )

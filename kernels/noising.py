@@ -18,7 +18,8 @@ from .tiles import CHUNK, chunk, my_rows, num_chunks, numbers, spatial, write
 ELEMENTS, COLUMNS = 2048, 256  # of a tile of the kernels that sum over rows, and at most so wide
 WARPS = 8
 STEPS = 4  # tiles of a block of rows, or more
-MOST_PROGRAMS = 1024  # several for each multiprocessor; few enough blocks to be added by one program
+# Several for each multiprocessor; few enough blocks to be added by one program.
+MOST_PROGRAMS = 1024
 # The tile in which blocks are added, and registers of a thread: all, as in launch.py.
 MERGED = {"BLOCKS": 256, "COLUMNS": 8, "num_warps": 4, "maxnreg": 255}
 
@@ -219,7 +220,13 @@ def write_column(vector, value, width, COLUMNS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["num_blocks"])
 def sum_blocks_kernel(
-    partial, first, second, num_blocks, width: tl.constexpr, BLOCKS: tl.constexpr, COLUMNS: tl.constexpr
+    partial,
+    first,
+    second,
+    num_blocks,
+    width: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
     sum1, sum2 = tl.zeros([COLUMNS], tl.float64), tl.zeros([COLUMNS], tl.float64)
     for b in range(tl.cdiv(num_blocks, BLOCKS)):
@@ -263,7 +270,10 @@ def merge_blocks_kernel(
         some = deviation > 0
         write_column(base, gm / num_rows, width, COLUMNS)
         write_column(
-            slope, tl.where(some, gs / (degrees * tl.where(some, deviation, 1.0)), 0.0), width, COLUMNS
+            slope,
+            tl.where(some, gs / (degrees * tl.where(some, deviation, 1.0)), 0.0),
+            width,
+            COLUMNS,
         )
         write_column(shift, off, width, COLUMNS)
 

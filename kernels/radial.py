@@ -102,8 +102,7 @@ def sinhc_slope(q, limit):
     """(θcoshθ − sinhθ)/θ³ at θ = √q ≤ limit: twice the derivative of sinhc with respect to q."""
     small = q < series_end(q.dtype)
     series = 1 / 3 + q * (
-        1 / 30
-        + q * (1 / 840 + q * (1 / 45360 + q * (1 / 3991680 + q * (1 / 518918400))))
+        1 / 30 + q * (1 / 840 + q * (1 / 45360 + q * (1 / 3991680 + q * (1 / 518918400))))
     )
     theta = tl.minimum(tl.where(small, 1.0, root(q)), limit)
     direct = (cosh_of(theta) - sinh_large(theta) / theta) / tl.where(small, 1.0, q)

@@ -33,25 +33,34 @@ def tangents(rows: int, width: int, dtype=torch.float64, radius: float = 1.5, se
     g = generator(seed)
     u = torch.randn(rows, width, generator=g, dtype=torch.float64, device="cpu").to(_device())
     u[:, 0] = 0
-    length = radius * torch.rand(rows, 1, generator=g, dtype=torch.float64, device="cpu").to(_device())
+    length = radius * torch.rand(rows, 1, generator=g, dtype=torch.float64, device="cpu").to(
+        _device()
+    )
     return (u / u.norm(dim=1, keepdim=True).clamp(min=1e-9) * length).to(dtype)
 
 
-def points(rows: int, width: int, c: float, dtype=torch.float64, radius: float = 1.5, seed: int = 0):
+def points(
+    rows: int, width: int, c: float, dtype=torch.float64, radius: float = 1.5, seed: int = 0
+):
     with ops.use_backend("reference"):
-        return ops.expmap0(tangents(rows, width, torch.float64, radius / c**0.5, seed), c=c).to(dtype)
+        return ops.expmap0(tangents(rows, width, torch.float64, radius / c**0.5, seed), c=c).to(
+            dtype
+        )
 
 
 def vectors(rows: int, width: int, dtype=torch.float64, seed: int = 0):
     g = generator(seed)
-    return torch.randn(rows, width, generator=g, dtype=torch.float64, device="cpu").to(_device(), dtype)
+    return torch.randn(rows, width, generator=g, dtype=torch.float64, device="cpu").to(
+        _device(), dtype
+    )
 
 
 def small_graph(num_users: int = 5, num_items: int = 4, edges: int = 11) -> BipartiteGraph:
     """A graph with an isolated user and an isolated item."""
     g = generator(3)
     users, items = (
-        torch.randint(count - 1, (edges,), generator=g, device="cpu") for count in (num_users, num_items)
+        torch.randint(count - 1, (edges,), generator=g, device="cpu")
+        for count in (num_users, num_items)
     )
     return BipartiteGraph.from_interactions(users, items, num_users, num_items).to(_device())
 
@@ -83,7 +92,9 @@ def _tangents(*seeds: int):
 def _base(*kinds: str):
     def make(n, w, c, dtype):
         return [
-            points(n, w, c, dtype, seed=i) if kind == "x" else vectors(n, w, dtype, seed=i) * (2 / w**0.5)
+            points(n, w, c, dtype, seed=i)
+            if kind == "x"
+            else vectors(n, w, dtype, seed=i) * (2 / w**0.5)
             for i, kind in enumerate(kinds)
         ]
 
@@ -161,7 +172,9 @@ def poisoned(tensor: Tensor, contiguous: bool = True) -> Tensor:
     """The same values inside a larger buffer of NaN, so that reading beside them shows."""
     rows, width = tensor.shape
     gap = 0 if contiguous else 3
-    buffer = torch.full((rows + 2, width + gap), torch.nan, dtype=tensor.dtype, device=tensor.device)
+    buffer = torch.full(
+        (rows + 2, width + gap), torch.nan, dtype=tensor.dtype, device=tensor.device
+    )
     view = buffer[1 : rows + 1, :width]
     view.copy_(tensor)
     return view

@@ -74,7 +74,9 @@ def _serve(pipe, parent: int) -> None:
 def _call(rank: int, size: int, mesh: tuple[int, int], folder: str, function, arguments) -> None:
     from hdrm.distributed.world import World
 
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+    )
     try:
         found = function(World(torch.device("cpu"), mesh), *arguments)
         torch.save(found, Path(folder) / str(rank))

@@ -85,7 +85,9 @@ def test_the_report_says_what_was_met_what_was_missed_and_what_is_absent(tmp_pat
     assert "authors compiled takes 0.80 of ours" in text
     assert "- not installed: faiss" in text
     assert (tmp_path / "relative-64.png").stat().st_size > 0
-    assert "data" not in json.loads((tmp_path / "results.json").read_text())["benchmarks"][0]["stats"]
+    assert (
+        "data" not in json.loads((tmp_path / "results.json").read_text())["benchmarks"][0]["stats"]
+    )
 
 
 def test_every_target_names_a_group_as_the_suite_does():

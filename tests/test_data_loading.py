@@ -170,8 +170,11 @@ def test_lightgcn_missing_test(tmp_path):
 
 
 # 40 interactions of 4 users, every fifth line first in time.
-LOG = [(f"{7 * u + 3}", f"{100 + i}", f"{(13 * (10 * u + i)) % 40}")
-       for u in range(4) for i in range(10)]
+LOG = [
+    (f"{7 * u + 3}", f"{100 + i}", f"{(13 * (10 * u + i)) % 40}")
+    for u in range(4)
+    for i in range(10)
+]
 
 
 def write_table(path: Path, header: str | None, rows, separator: str) -> Path:
@@ -220,8 +223,10 @@ def test_ids_come_out_as_they_went_in(tmp_path):
 
 @pytest.mark.parametrize(
     ("encoding", "words"),
-    [("utf-16", "a.csv is encoded as UTF-16; save it as UTF-8"),
-     ("latin-1", "a.csv cannot be read as text columns: .*utf-8.*; save it as UTF-8")],
+    [
+        ("utf-16", "a.csv is encoded as UTF-16; save it as UTF-8"),
+        ("latin-1", "a.csv cannot be read as text columns: .*utf-8.*; save it as UTF-8"),
+    ],
 )
 def test_another_encoding_is_said(tmp_path, encoding, words):
     text = "user,item,time\n" + "".join(f"Zoë{u},{i},{t}\n" for u, i, t in LOG)
@@ -241,15 +246,18 @@ def test_parquet_equals_csv(tmp_path):
     csv = load(write_table(tmp_path / "a.csv", "user,item,time", LOG, ","))
     users, items, times = (list(map(int, column)) for column in zip(*LOG))
     pl.DataFrame({"time": times, "item": items, "user": users}).write_parquet(
-        tmp_path / "a.parquet")
+        tmp_path / "a.parquet"
+    )
     assert load(tmp_path / "a.parquet").fingerprint() == csv.fingerprint()
 
 
 def test_dates_order_like_numbers(tmp_path):
     dated = [(u, i, f"2024-01-{int(t) // 20 + 1:02d} {int(t) % 20:02d}:30:00") for u, i, t in LOG]
     csv = load(write_table(tmp_path / "a.csv", "user,item,date", dated, ","))
-    assert csv.fingerprint() == load(
-        write_table(tmp_path / "b.csv", "user,item,time", LOG, ",")).fingerprint()
+    assert (
+        csv.fingerprint()
+        == load(write_table(tmp_path / "b.csv", "user,item,time", LOG, ",")).fingerprint()
+    )
 
 
 def test_strings_without_time_split_per_user(tmp_path):
@@ -373,7 +381,10 @@ def test_tables_refuse(tmp_path, text, message):
         ({"user": [1, None], "item": [1, 2]}, "row 1: missing user id"),
         ({"user": ["a", ""], "item": [1, 2]}, "row 1: missing user id"),
         ({"user": [1, 2], "item": [3, -1]}, "row 1: negative item id"),
-        ({"user": [1, 2], "item": [1, 2], "time": [0., float("inf")]}, "row 1: time is not finite"),
+        (
+            {"user": [1, 2], "item": [1, 2], "time": [0.0, float("inf")]},
+            "row 1: time is not finite",
+        ),
         ({"user": [1, 2], "item": [1, 2], "time": [None, 3]}, "row 0: missing time"),
         ({"user": [1, 2], "item": [1, 2], "time": [True, False]}, "not numbers or dates"),
         ({"user": [1, 2]}, "no item column"),

@@ -43,7 +43,9 @@ def test_min_rating(tmp_path, name):
 
 def test_a_higher_rating_later_counts(tmp_path):
     rows = [("reader 0", "book 99", 1, 0), *LOG, ("reader 0", "book 99", 5, 99)]
-    assert ("reader 0", "book 99") in rows_of(load(write_log(tmp_path / "a.csv", rows), min_rating=3))
+    assert ("reader 0", "book 99") in rows_of(
+        load(write_log(tmp_path / "a.csv", rows), min_rating=3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,9 @@ def test_a_given_split_is_not_prepared(tmp_path):
     lists = write_lists(tmp_path / "mine", train=pairs((0, 0)), valid=pairs((0, 1)),
                         test=pairs((0, 2)))  # fmt: skip
     for source in (lists, "demo"):
-        with pytest.raises(ValueError, match="no file of interactions, and min_rating, k_core cannot"):
+        with pytest.raises(
+            ValueError, match="no file of interactions, and min_rating, k_core cannot"
+        ):
             load(source, min_rating=3, k_core=2)
 
 
@@ -187,7 +191,9 @@ def test_nothing_is_left_of_a_folder_that_fails(tmp_path, monkeypatch):
     data = load("demo")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
-    with pytest.raises(FileExistsError, match="full is not empty; name another folder for the data"):
+    with pytest.raises(
+        FileExistsError, match="full is not empty; name another folder for the data"
+    ):
         write_folder(data, tmp_path / "full")
     monkeypatch.setattr(writers, "_write_json", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -62,7 +62,8 @@ def naive_four_point(d) -> tuple[float, float]:
 @settings(max_examples=40)
 @given(st.integers(4, 9), st.integers(0, 1000))
 def test_four_points_are_the_naive_loop(n, seed):
-    upper = np.triu(np.random.default_rng(seed).integers(4, 9, (n, n)), 1).astype(np.int16)  # a metric
+    distances = np.random.default_rng(seed).integers(4, 9, (n, n))  # a metric
+    upper = np.triu(distances, 1).astype(np.int16)
     distances = upper + upper.T
     largest, mean = four_point(distances)
     assert (largest, pytest.approx(mean)) == naive_four_point(distances.tolist())
@@ -110,7 +111,10 @@ def naive_power_law(counts: list[int], least: int):
             continue
         exponent = 1 + len(tail) / sum(np.log(k / (start - 0.5)) for k in tail)
         gap = max(
-            abs(sum(j >= k for j in tail) / len(tail) - ((k - 0.5) / (start - 0.5)) ** (1 - exponent))
+            abs(
+                sum(j >= k for j in tail) / len(tail)
+                - ((k - 0.5) / (start - 0.5)) ** (1 - exponent)
+            )
             for k in set(tail)
         )
         if best is None or gap < best[3]:

@@ -138,5 +138,7 @@ def test_a_streamed_file_is_whole_or_not_there(tmp_path, monkeypatch):
         raise pl.exceptions.ComputeError("No space left on device (os error 28)\nmore")
 
     monkeypatch.setattr(pl.LazyFrame, "sink_parquet", fail)
-    with pytest.raises(OSError, match="b cannot be written: No space left on device .os error 28.$"):
+    with pytest.raises(
+        OSError, match="b cannot be written: No space left on device .os error 28.$"
+    ):
         power_law(tmp_path / "b", 10, 100, 20, 0)

@@ -69,7 +69,8 @@ def test_a_nearly_flat_space_is_the_euclidean_one():
     """c → 0 in float32: s = −|u − v|²/τ, although ⟨x, y⟩_L is 1/c and what is left of it."""
     c = 1e-6
     users, items = (
-        torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (3, 6)
+        torch.randn(n, 5, generator=torch.Generator().manual_seed(n)).requires_grad_()
+        for n in (3, 6)
     )
     pairs = POSITIVES.unbind(1), SEEN.unbind(1)
     curved = unseen_softmax_loss(ops.expmap0(users, c=c), ops.expmap0(items, c=c), *pairs, 0.8, c=c)
@@ -181,7 +182,8 @@ def kept_gradients(model, stage, step=0):
 @pytest.mark.parametrize("tables", ["frozen", "joint"])
 def test_the_diffusion_ranks_what_is_hidden(tables, pairs):
     """Loss and gradients of a step against its definition, by autograd through everything."""
-    alpha = 0.3 if tables == "frozen" else 0.0  # the gradient of the error would be that of the noise
+    # Of a joint training the gradient of the error would be that of the noise.
+    alpha = 0.3 if tables == "frozen" else 0.0
     model, stage = without_noise(tables=tables, pairs=pairs, reconstruction=alpha)
     torch.manual_seed(3)
     model.train()
@@ -255,7 +257,9 @@ def test_a_user_is_the_mean_of_its_items_and_gradients_go_through_it():
     interactions[users, items] = 1
     degree = interactions.sum(1, keepdim=True).clamp(min=1)
     torch.manual_seed(0)
-    encoder, of_items = (Encoder(4, 5, 6, 3, 1.3, users=kind).double() for kind in ("mean", "items"))
+    encoder, of_items = (
+        Encoder(4, 5, 6, 3, 1.3, users=kind).double() for kind in ("mean", "items")
+    )
     of_items.load_state_dict(encoder.state_dict())
     h, own = encoder(graph), of_items(graph)[4:]
     expected = torch.cat([interactions @ own / degree, own])

@@ -114,7 +114,11 @@ def test_gradients_at_equal_radii(backend):
 
 @by_backend
 def test_coincident_points_have_gradient_zero(backend):
-    x = torch.cat([points(5, 6, 1.0), torch.eye(1, 6, dtype=torch.float64)]).float().requires_grad_()
+    x = (
+        torch.cat([points(5, 6, 1.0), torch.eye(1, 6, dtype=torch.float64)])
+        .float()
+        .requires_grad_()
+    )
     y = x.detach().clone().requires_grad_()
     with ops.use_backend(backend):
         for op in (ops.sqdist, ops.distance, ops.sqdist0):
@@ -164,7 +168,9 @@ def test_isometries_leave_it_unchanged(backend):
     move = torch.eye(6, dtype=torch.float64)
     move[1:, 1:] = rotation
     boost = torch.eye(6, dtype=torch.float64)
-    boost[:2, :2] = torch.tensor([[math.cosh(1.3), math.sinh(1.3)], [math.sinh(1.3), math.cosh(1.3)]])
+    boost[:2, :2] = torch.tensor(
+        [[math.cosh(1.3), math.sinh(1.3)], [math.sinh(1.3), math.cosh(1.3)]]
+    )
     with ops.use_backend(backend):
         before = ops.distance(x, y)
         torch.testing.assert_close(ops.distance(x @ move.T, y @ move.T), before)

@@ -118,7 +118,9 @@ def propagated(world, rows, g) -> dict:
     graph = load("demo", world).graph
     users, items = graph.own_users, graph.own_items
     shift = graph.cuts.num_users
-    own = torch.cat([torch.arange(users.start, users.stop), torch.arange(items.start, items.stop) + shift])
+    own = torch.cat(
+        [torch.arange(users.start, users.stop), torch.arange(items.start, items.stop) + shift]
+    )
     x = rows[own].requires_grad_()
     out = ops.propagate(x, graph, 3)
     out.backward(g[own])
@@ -130,7 +132,9 @@ def propagated(world, rows, g) -> dict:
     return found
 
 
-@pytest.mark.parametrize("mesh", [(3, 1), (2, 2), (1, 3)], ids=lambda mesh: "x".join(map(str, mesh)))
+@pytest.mark.parametrize(
+    "mesh", [(3, 1), (2, 2), (1, 3)], ids=lambda mesh: "x".join(map(str, mesh))
+)
 def test_propagation_in_float64(mesh):
     graph = load_whole("demo").graph
     torch.manual_seed(0)
@@ -144,7 +148,9 @@ def test_propagation_in_float64(mesh):
     for found in in_processes(mesh, propagated, x, g):
         torch.testing.assert_close(found["out"], out.detach(), rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(found["gradient"], leaf.grad, rtol=1e-11, atol=1e-13)
-        torch.testing.assert_close(found["statistics"], torch.stack([mean, std]), rtol=1e-10, atol=0)
+        torch.testing.assert_close(
+            found["statistics"], torch.stack([mean, std]), rtol=1e-10, atol=0
+        )
 
 
 def ranked(world, source, users, items) -> dict:
@@ -256,7 +262,10 @@ def test_weights_start_as_those_of_one_process():
     for config in (HINGE, SOFTMAX):
         torch.manual_seed(4)
         model = HDRM(dataset.num_users, dataset.num_items, config)
-        expected += [model.encoder.table.detach(), model.denoisers["user"].layers[0].weight.detach()]
+        expected += [
+            model.encoder.table.detach(),
+            model.denoisers["user"].layers[0].weight.detach(),
+        ]
     for found in in_processes((3, 1), started, "demo", 4):
         assert all(map(torch.equal, found, expected))
 
@@ -303,6 +312,8 @@ def test_a_whole_training(mesh, tmp_path):
     one, several = (Run.open(tmp_path / name) for name in ("one", "runs/whole"))
     assert several.description == one.description
     assert [r["epoch"] for r in several.metrics()] == [r["epoch"] for r in one.metrics()]
-    for ours, single in zip(several.model.recommend([0, 7, 39], 5), one.model.recommend([0, 7, 39], 5)):
+    for ours, single in zip(
+        several.model.recommend([0, 7, 39], 5), one.model.recommend([0, 7, 39], 5)
+    ):
         torch.testing.assert_close(ours, single)
     assert several.dataset().fingerprint() == one.dataset().fingerprint()

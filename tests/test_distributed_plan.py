@@ -36,7 +36,11 @@ _SMALL = {
     "diffusion_batch": 400, "diffusion_negatives": 2, "softmax_users": 64,
 }  # fmt: skip
 HINGE, SOFTMAX = (PRESETS[name].replace(**_SMALL) for name in ("large", "best"))
-ENCODER, FOLD, DIFFUSION = "a step of the encoder", "a fold of the diffusion", "a step of the diffusion"
+ENCODER, FOLD, DIFFUSION = (
+    "a step of the encoder",
+    "a fold of the diffusion",
+    "a step of the diffusion",
+)
 # A stage, its settings, and of what its first two steps are made.
 CASES = {
     "hinge": (EncoderStage, HINGE.replace(micro_batches=3), [[ENCODER], [ENCODER]]),
@@ -125,7 +129,9 @@ def test_expected_halos_are_no_smaller_than_real_ones():
         assert real.wanted.sum() <= expected.wanted.sum() <= 1.35 * real.wanted.sum()
         for process in range(real.size):
             assert real.halo(process)[0] <= dataset.num_items
-    with pytest.raises(ValueError, match="1501 devices need as many items at least, there are 1500"):
+    with pytest.raises(
+        ValueError, match="1501 devices need as many items at least, there are 1500"
+    ):
         Shares.expected(Sizes.of(dataset), 1501, 1)
 
 
@@ -165,7 +171,9 @@ def pages_read(world, folder) -> dict:
 def test_nobody_reads_the_whole_graph(mesh, folder):
     found = in_processes(mesh, pages_read, folder)
     assert sum(of["edges"] for of in found) == pytest.approx(0.7 * INTERACTIONS, rel=0.01)
-    for of in found:  # 4 bytes an interaction of the row group; systems map up to 2 MiB around a page
+    for (
+        of
+    ) in found:  # 4 bytes an interaction of the row group; systems map up to 2 MiB around a page
         share = 4 * INTERACTIONS // mesh[0]
         assert 0.9 * share < of["resident"] < share + 4 * MIB
         assert of["mapped"] == 8 * INTERACTIONS
@@ -213,7 +221,12 @@ def test_memory_is_that_of_real_processes(folder, monkeypatch):
         end()
     dataset = load_whole(folder)
     sizes, shares = Sizes.of(dataset), Shares.of(dataset, 2, 2)
-    there = ("Python and its libraries", "validation and test interactions", "training graph", "halo")
+    there = (
+        "Python and its libraries",
+        "validation and test interactions",
+        "training graph",
+        "halo",
+    )
     for name, (_, config, phases) in MEASURED.items():
         planned = plan.plan(config, sizes, shares, device="cpu").memory
         before = sum(part.num_bytes for part in planned.parts if part.name in there)
@@ -223,7 +236,9 @@ def test_memory_is_that_of_real_processes(folder, monkeypatch):
 
 
 def test_command():
-    done = CliRunner().invoke(cli, ["plan", "demo", "--preset", "large", "--devices", "4", "--mesh", "2x2"])
+    done = CliRunner().invoke(
+        cli, ["plan", "demo", "--preset", "large", "--devices", "4", "--mesh", "2x2"]
+    )
     assert done.exit_code == 0, done.output
     for text in (r"one of 4 devices, in 2 groups of users × 2 slices of columns",
                  r"│ a step of the encoder +│ halo +│ +1\.1 │", r"│ items +│ about 0\.5 │"):  # fmt: skip
@@ -231,11 +246,17 @@ def test_command():
     counts = ["--users", "1e8", "--items", "1e7", "--interactions", "1e10"]
     done = CliRunner().invoke(cli, ["plan", *counts, "--devices", "8"])
     # 4·L·I·D·b·(R−1)/R: every group has users of all items.
-    assert f"halo                       │ about {4 * 3 * 10**7 * 64 * 4 * 7 / 8 / MIB:,.1f}" in done.output
+    assert (
+        f"halo                       │ about {4 * 3 * 10**7 * 64 * 4 * 7 / 8 / MIB:,.1f}"
+        in done.output
+    )
     for arguments, message in (
         (["demo", "--devices", "4", "--mesh", "2x3"], "a mesh of 2x3 is of 6 devices, not of 4"),
         (["demo", "--devices", "4", "--budget", "1GiB"], "leave it out, or --devices"),
-        (["demo", "--devices", "4", "--set", "tables_on=host"], "several processes cannot train with"),
+        (
+            ["demo", "--devices", "4", "--set", "tables_on=host"],
+            "several processes cannot train with",
+        ),
         (["demo", "--mesh", "2by2"], "a mesh is ROWSxCOLUMNS"),
         (["demo", "--devices", "1501"], "need as many items at least"),
     ):
@@ -259,4 +280,8 @@ def test_the_table_of_the_documentation_is_what_is_planned():
 
 
 def test_meshes():
-    assert [mesh_of(*of) for of in ((None, "8x4"), (6, None), (6, "2x3"))] == [(8, 4), (6, 1), (2, 3)]
+    assert [mesh_of(*of) for of in ((None, "8x4"), (6, None), (6, "2x3"))] == [
+        (8, 4),
+        (6, 1),
+        (2, 3),
+    ]

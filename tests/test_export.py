@@ -79,7 +79,10 @@ def test_euclidean_distances_are_as_documented():
     """|q − x|² = 2t·(i0 − (us/u0)·is) + const(u), and no |q − x|² is of a negative a²."""
     points = ops.expmap0(torch.randn(50, 7, dtype=torch.float64), c=2.0)
     users, items, scale = points[:20], points[20:], scale_of(points[20:])
-    q, x = user_vectors(users, "euclidean", c=2.0, scale=scale), item_vectors(items, "euclidean", c=2.0)
+    q, x = (
+        user_vectors(users, "euclidean", c=2.0, scale=scale),
+        item_vectors(items, "euclidean", c=2.0),
+    )
     assert scale == pytest.approx(float(items[:, 0].max())) and bool(x.isfinite().all())
     inner = items[:, 0] - users[:, 1:] / users[:, :1] @ items[:, 1:].T
     rest = (q[:, None] - x).square().sum(2) - 2 * scale * inner

@@ -230,8 +230,14 @@ def test_refuses_places_and_orders(tmp_path):
     assert load_graph(tmp_path / "empty").num_edges == load_graph(tmp_path / "new/folder").num_edges
 
 
-STEPS = [(adjacency, "user_rows"), (adjacency, "_distribute"), (graph_build, "locality_order"),
-         (graph_build, "_write_ids"), (graph_files, "checksum"), (os, "replace")]
+STEPS = [
+    (adjacency, "user_rows"),
+    (adjacency, "_distribute"),
+    (graph_build, "locality_order"),
+    (graph_build, "_write_ids"),
+    (graph_files, "checksum"),
+    (os, "replace"),
+]
 
 
 @pytest.mark.parametrize(("module", "step"), STEPS)
@@ -272,9 +278,7 @@ graph_files.build_graph(*sys.argv[1:])
 def run_python(code: str, *args, **options) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, **options
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
 
 
 def test_a_killed_build_is_no_graph_and_is_removed_by_the_next(tmp_path):

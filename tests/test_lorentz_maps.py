@@ -117,7 +117,9 @@ def test_identities(backend, seed, c, radius):
         torch.testing.assert_close(
             inner(there, ops.transport(x, y, w, c=c)), inner(v, w), rtol=1e-7, atol=1e-8
         )
-        torch.testing.assert_close(inner(y, there), torch.zeros(4, dtype=y.dtype), rtol=0, atol=1e-8)
+        torch.testing.assert_close(
+            inner(y, there), torch.zeros(4, dtype=y.dtype), rtol=0, atol=1e-8
+        )
         end = ops.expmap(x, v, c=c)
         # On the manifold; ⟨y,y⟩ itself would subtract squares that are far larger than K far out.
         time = (end[:, 1:].square().sum(1) + 1 / c).sqrt()
@@ -165,7 +167,9 @@ def test_the_end_of_the_range(backend, dtype):
     for tensor in (x, back, gradient, (x * x).detach()):
         assert torch.isfinite(tensor).all()
     torch.testing.assert_close(back[:1], u[:1], rtol=1e-5, atol=0)
-    torch.testing.assert_close(back[1:].norm(dim=1), torch.full((2,), limit, dtype=dtype), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        back[1:].norm(dim=1), torch.full((2,), limit, dtype=dtype), rtol=1e-5, atol=0
+    )
     direction = torch.nn.functional.cosine_similarity(back[:, 1:], u[:, 1:])
     torch.testing.assert_close(direction, torch.ones_like(direction), rtol=1e-5, atol=0)
 
@@ -184,7 +188,9 @@ def test_float32_gradients_against_float64(backend, c):
             found = [(ops.expmap0(u, c=c), u), (ops.logmap0(x, c=c), x), (ops.project(x, c=c), x)]
         return [torch.autograd.grad(a, b, weights.to(dtype))[0] for a, b in found]
 
-    for found, expected in zip(gradients(torch.float32, backend), gradients(torch.float64, "reference")):
+    for found, expected in zip(
+        gradients(torch.float32, backend), gradients(torch.float64, "reference")
+    ):
         error = (found.double() - expected).norm(dim=1) / expected.norm(dim=1)
         assert error.max() < 1e-5
 

@@ -148,7 +148,14 @@ def test_a_negative_amount_is_refused():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("8GiB", 8 * 2**30), ("500MB", 5 * 10**8), ("1e9", 10**9), ("1.5 kib", 1536), ("7", 7), ("0", 0)],
+    [
+        ("8GiB", 8 * 2**30),
+        ("500MB", 5 * 10**8),
+        ("1e9", 10**9),
+        ("1.5 kib", 1536),
+        ("7", 7),
+        ("0", 0),
+    ],
 )
 def test_amounts_of_memory(text, expected):
     assert memory.parse_bytes(text) == expected

@@ -336,7 +336,9 @@ def test_fanouts_are_one_of_each_layer_where_they_are_used():
     with pytest.raises(ValueError, match="fanouts must be 2 numbers, one of each of the layers"):
         Config(layers=2, propagation="sampled")
     for changes in ({"loss": "softmax"}, {"users": "items"}, {"encoder_optimizer": "adam"}):
-        with pytest.raises(ValueError, match=f"{next(iter(changes))} = .* needs propagation = full"):
+        with pytest.raises(
+            ValueError, match=f"{next(iter(changes))} = .* needs propagation = full"
+        ):
             Config(propagation="sampled", **changes)
 
 

@@ -158,7 +158,9 @@ def test_encrypted_archives(tmp_path):
 
 def test_damaged_titles(tmp_path):
     members = {"ml-1m/ratings.dat": "", "ml-1m/movies.dat": "1::A::\n\n2\n"}
-    with pytest.raises(ValueError, match="movies.dat, entry 3: expected an item's id and its title"):
+    with pytest.raises(
+        ValueError, match="movies.dat, entry 3: expected an item's id and its title"
+    ):
         read_titles("ml-1m", write_archive(tmp_path / "a.zip", members))
 
 
@@ -192,7 +194,9 @@ def archive_of(path: Path, splits: dict[str, np.ndarray]) -> Path:
     keys = [users * num_items + items for users, items in (low.T, pairs.T)]
     low = low[np.unique(keys[0], return_index=True)[1]]
     low = low[~np.isin(np.unique(keys[0]), keys[1])]
-    low = np.column_stack((low, random.integers(1, 4, (len(low))), random.integers(0, 999, len(low))))
+    low = np.column_stack(
+        (low, random.integers(1, 4, (len(low))), random.integers(0, 999, len(low)))
+    )
     idle = [(u, 5 + i, 5, i) for u in range(5) for i in range(9)]
     rare = [(5 + u, i, 5, 1) for i in range(5) for u in range(9)]
     rows = random.permutation(np.concatenate((good, low, idle, rare)))

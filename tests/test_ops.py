@@ -37,7 +37,9 @@ def run(case, inputs, c, backend):
     with ops.use_backend(backend):
         found = case.run(*leaves, c=c)
         found = found if isinstance(found, tuple) else (found,)
-        weights = [vectors(max(out.numel(), 1), 1, out.dtype, seed=11)[: out.numel()] for out in found]
+        weights = [
+            vectors(max(out.numel(), 1), 1, out.dtype, seed=11)[: out.numel()] for out in found
+        ]
         weights = [weight.view(out.shape) for weight, out in zip(weights, found)]
         gradients = torch.autograd.grad(found, leaves, weights)
     return [out.detach() for out in found], list(gradients)
@@ -67,7 +69,9 @@ def test_float32_equals_reference(case, c, width, backend):
 @by_case
 def test_float64_equals_reference(case, backend):
     inputs = case.make(19, 65, 0.7, torch.float64)
-    assert_same(run(case, inputs, 0.7, backend), run(case, inputs, 0.7, "reference"), case.float64_tolerance)
+    assert_same(
+        run(case, inputs, 0.7, backend), run(case, inputs, 0.7, "reference"), case.float64_tolerance
+    )
 
 
 @by_native
@@ -75,7 +79,9 @@ def test_float64_equals_reference(case, backend):
 @pytest.mark.parametrize("rows", [0, 1, 16, 17])
 def test_number_of_rows(case, rows, backend):
     inputs = case.make(rows, 5, 1.0, torch.float64)
-    assert_same(run(case, inputs, 1.0, backend), run(case, inputs, 1.0, "reference"), case.float64_tolerance)
+    assert_same(
+        run(case, inputs, 1.0, backend), run(case, inputs, 1.0, "reference"), case.float64_tolerance
+    )
 
 
 @by_backend
@@ -207,8 +213,11 @@ def test_opcheck(index, namespace):
     name, args = CALLS[index]
     leaves = tuple(
         arg.clone().requires_grad_()
-        if isinstance(arg, torch.Tensor) and arg.is_floating_point() and not name.endswith("_")
-        and not name.endswith("backward") and name != "topk"
+        if isinstance(arg, torch.Tensor)
+        and arg.is_floating_point()
+        and not name.endswith("_")
+        and not name.endswith("backward")
+        and name != "topk"
         else arg
         for arg in args
     )
@@ -254,7 +263,9 @@ class TestBackendChoice:
         monkeypatch.setattr(backend_module, "_COMPILED", True)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         for keys, reason in (([], "not built: no nvcc"), (["CUDA"], "there is no CUDA device")):
-            monkeypatch.setattr(backend_module, "_has_kernel", lambda op, key, keys=keys: key in keys)
+            monkeypatch.setattr(
+                backend_module, "_has_kernel", lambda op, key, keys=keys: key in keys
+            )
             with pytest.raises(RuntimeError, match=f"\n  cuda: {reason};\n"):
                 with ops.use_backend("cuda"):
                     pass
@@ -358,6 +369,9 @@ def test_generator_is_untouched_by_a_given_seed():
     torch.manual_seed(0)
     before = torch.get_rng_state()
     ops.isotropic_noise(
-        torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), torch.tensor([0.5]), seed=generator(1).initial_seed()
+        torch.ones(2, 3),
+        torch.zeros(2, dtype=torch.int64),
+        torch.tensor([0.5]),
+        seed=generator(1).initial_seed(),
     )
     assert torch.equal(before, torch.get_rng_state())

@@ -51,18 +51,44 @@ ONE_EPOCH = {
     ("sizes", "settings"),
     [
         ((300_000, 150_000, 600_000, 1_000, 1_000), {"encoder_batch": 150_000}),
-        ((60_000, 30_000, 1_500_000, 1_000, 1_000),
-         {"dim": 128, "encoder_batch": 500_000, "diffusion_batch": 150_000}),
-        ((20_000, 30_000, 600_000, 1_000, 1_000),
-         {"loss": "softmax", "users": "items", "encoder_optimizer": "adam", "softmax_users": 4_000}),
-        ((5_000, 100_000, 300_000, 1_000, 1_000),
-         {"dim": 128, "loss": "softmax", "users": "mean", "encoder_optimizer": "adam",
-          "softmax_users": 500}),
-        ((60_000, 30_000, 300_000, 1_000, 1_000),
-         {"dim": 128, "diffusion_batch": 100_000, "conditioning": "pair", "predict": "x0"}),
-        ((60_000, 30_000, 300_000, 1_000, 1_000),
-         {"dim": 100, "diffusion_batch": 100_000, "conditioning": "pair", "hidden": [120],
-          "tables": "joint", "averaging": 0.0}),
+        (
+            (60_000, 30_000, 1_500_000, 1_000, 1_000),
+            {"dim": 128, "encoder_batch": 500_000, "diffusion_batch": 150_000},
+        ),
+        (
+            (20_000, 30_000, 600_000, 1_000, 1_000),
+            {
+                "loss": "softmax",
+                "users": "items",
+                "encoder_optimizer": "adam",
+                "softmax_users": 4_000,
+            },
+        ),
+        (
+            (5_000, 100_000, 300_000, 1_000, 1_000),
+            {
+                "dim": 128,
+                "loss": "softmax",
+                "users": "mean",
+                "encoder_optimizer": "adam",
+                "softmax_users": 500,
+            },
+        ),
+        (
+            (60_000, 30_000, 300_000, 1_000, 1_000),
+            {"dim": 128, "diffusion_batch": 100_000, "conditioning": "pair", "predict": "x0"},
+        ),
+        (
+            (60_000, 30_000, 300_000, 1_000, 1_000),
+            {
+                "dim": 100,
+                "diffusion_batch": 100_000,
+                "conditioning": "pair",
+                "hidden": [120],
+                "tables": "joint",
+                "averaging": 0.0,
+            },
+        ),
     ],
 )
 def test_the_peak_is_that_of_a_real_training(tmp_path, sizes, settings):
@@ -72,7 +98,9 @@ def test_the_peak_is_that_of_a_real_training(tmp_path, sizes, settings):
         [sys.executable, "-c", MEASURED, *arguments], capture_output=True, text=True, check=True
     )
     measured, phase, planned = json.loads(done.stdout.splitlines()[-1])
-    assert abs(planned / measured - 1) < 0.1, f"{planned:,} planned ({phase}), {measured:,} measured"
+    assert abs(planned / measured - 1) < 0.1, (
+        f"{planned:,} planned ({phase}), {measured:,} measured"
+    )
 
 
 def test_more_of_anything_needs_more():
@@ -119,7 +147,9 @@ def test_a_large_graph_fits_as_the_documentation_says():
     assert fits and full.config == Config()
     sampled = Config(propagation="sampled", fanouts=(4, 2, 1), tables_on="host", encoder_batch=5_000,
                      encoder_negatives=1)  # fmt: skip
-    steps = [plan(sampled, SIZES).bytes_in(phase) for phase in ("encoder forward", "encoder backward")]
+    steps = [
+        plan(sampled, SIZES).bytes_in(phase) for phase in ("encoder forward", "encoder backward")
+    ]
     assert max(steps) < 2 * GIB
 
 

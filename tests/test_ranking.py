@@ -53,7 +53,9 @@ def test_topk_leaves_out_what_is_excluded(backend):
 @pytest.mark.parametrize("radius", [1e-4, 1.0, 9.0, 20.0])
 def test_topk_in_float32_where_the_product_cancels(backend, radius):
     """x0·y0 − xs·ys rounds away the order; the exact distance has to restore it."""
-    centre = torch.nn.functional.normalize(torch.randn(1, 7, generator=generator(), dtype=torch.float64))
+    centre = torch.nn.functional.normalize(
+        torch.randn(1, 7, generator=generator(), dtype=torch.float64)
+    )
     near = torch.randn(300, 7, generator=generator(1), dtype=torch.float64) * 1e-2
     rows = torch.cat([torch.zeros(300, 1), (centre + near) * radius], 1)
     with ops.use_backend("reference"):
@@ -130,7 +132,9 @@ def test_topk_of_many_users_who_have_seen_much(backend):
     seen = [list(range(user, 200, 1 + user % 7)) for user in range(66)]
     pairs = [(u, i) for u, hidden in enumerate(seen) for i in hidden]
     with ops.use_backend(backend):
-        value, index = ops.topk(users, items, 4, exclude=CSR.from_pairs(*zip(*pairs), 66, 200), c=0.5)
+        value, index = ops.topk(
+            users, items, 4, exclude=CSR.from_pairs(*zip(*pairs), 66, 200), c=0.5
+        )
     expected_value, expected_index = ranking(users, items, 4, 0.5, seen)
     assert torch.equal(index, expected_index)
     torch.testing.assert_close(value, expected_value, rtol=1e-12, atol=1e-14)

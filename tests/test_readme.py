@@ -11,7 +11,9 @@ README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("block", [b for b in BLOCKS if "HDRM.load" not in b], ids=["ops", "geoopt"])
+@pytest.mark.parametrize(
+    "block", [b for b in BLOCKS if "HDRM.load" not in b], ids=["ops", "geoopt"]
+)
 def test_example(block):
     exec(compile(block, "README.md", "exec"), {})
 

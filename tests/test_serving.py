@@ -197,7 +197,11 @@ def test_similar_items_are_the_nearest_others():
         (lambda m: m.fold_in(torch.tensor([1, 5])), TypeError, "a list of item ids for every user"),
         (lambda m: m.fold_in([[1, [5]]]), TypeError, "a list of item ids for every user"),
         (lambda m: m.fold_in([["a"]]), TypeError, "items must be integer ids, got ndarray"),
-        (lambda m: m.fold_in([[0.5]]), TypeError, "items must be .* integer ids, got torch.float64"),
+        (
+            lambda m: m.fold_in([[0.5]]),
+            TypeError,
+            "items must be .* integer ids, got torch.float64",
+        ),
         (lambda m: m.fold_in([[ITEMS]]), ValueError, "items must be in 0 … 19, got 20 … 20"),
         (lambda m: m.fold_in([[0], [-1]]), ValueError, "items must be in 0 … 19, got -1 … 0"),
         (

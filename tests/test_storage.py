@@ -42,7 +42,9 @@ def test_row_ops(backend, dtype, name, rows):
         assert gradient.dtype == dtype
         error = (gradient.double() - want).abs()
         smallest = torch.finfo(dtype).smallest_normal * 2.0**-10
-        assert (error <= HALF_ULP[dtype] * 1.001 * want.abs() + 1e-6 * want.abs().max() + smallest).all()
+        assert (
+            error <= HALF_ULP[dtype] * 1.001 * want.abs() + 1e-6 * want.abs().max() + smallest
+        ).all()
 
 
 T, ALPHA_BAR = torch.arange(9) % 3, torch.tensor([0.9, 0.5, 0.1])

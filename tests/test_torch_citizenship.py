@@ -48,7 +48,10 @@ RUN = Path(__file__).parent / "data" / "run-3"
 
 def test_autocast_leaves_points_and_distances_exact():
     model = make_model()
-    u, x, y = tangents(6, WIDTH, torch.float32), *(points(6, WIDTH, 1.0, torch.float32, seed=s) for s in (0, 1))
+    u, x, y = (
+        tangents(6, WIDTH, torch.float32),
+        *(points(6, WIDTH, 1.0, torch.float32, seed=s) for s in (0, 1)),
+    )
     h, d = model.encoder(model.graph), ops.distance(x, y)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.encoder(model.graph), h) and torch.equal(ops.distance(x, y), d)
@@ -59,7 +62,9 @@ def test_autocast_leaves_points_and_distances_exact():
             ops.distance(narrow, narrow)
         distances = model.recommend(range(NUM_USERS), 3)[1]
     assert distances.dtype == torch.float32
-    torch.testing.assert_close(distances, make_model().recommend(range(NUM_USERS), 3)[1], rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        distances, make_model().recommend(range(NUM_USERS), 3)[1], rtol=0.05, atol=0
+    )
 
 
 @pytest.mark.parametrize("stage", [EncoderStage, DenoisingStage, DiffusionStage])
@@ -122,7 +127,9 @@ def test_a_later_format_is_refused(tmp_path):
     with safe_open(RUN / "model.safetensors", "pt") as file:
         metadata = file.metadata() | {"format": "hdrm model, version 99"}
     save_file(load_file(RUN / "model.safetensors"), path, metadata)
-    with pytest.raises(ValueError, match=r"'hdrm model, version 99', expected .* update hdrm if that"):
+    with pytest.raises(
+        ValueError, match=r"'hdrm model, version 99', expected .* update hdrm if that"
+    ):
         HDRM.load(tmp_path)
     shutil.copy(RUN / "model.safetensors", path)
     HDRM.load(tmp_path)
@@ -271,5 +278,7 @@ def test_what_is_public_is_typed(tmp_path):
     assert found.returncode == 0, found.stdout + found.stderr
     mistakes = tmp_path / "mistakes.py"
     mistakes.write_text("from hdrm import HDRM, ops\nHDRM.load(3)\nops.topk(1, 2, k='3')\n")
-    found = subprocess.run([*mypy, str(mistakes)], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [*mypy, str(mistakes)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert found.stdout.count("error:") == 4, found.stdout

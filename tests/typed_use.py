@@ -19,9 +19,7 @@ def kernels(graph: BipartiteGraph) -> Tensor:
     x: Tensor = ops.expmap0(torch.randn(graph.num_nodes, 8), c=1.0).requires_grad_()
     near: Tensor
     ids: Tensor
-    near, ids = ops.topk(
-        x[: graph.num_users], x[graph.num_users :], k=10, exclude=graph.user_items
-    )
+    near, ids = ops.topk(x[: graph.num_users], x[graph.num_users :], k=10, exclude=graph.user_items)
     negatives: Tensor = ops.sample_negatives(torch.arange(3), graph.user_items, 2, seed=1)
     with hdrm.use_backend("reference"):
         h: Tensor = ops.propagate(x, graph, num_layers=3, combine="mean", work_dtype=torch.bfloat16)

@@ -17,7 +17,8 @@ from torch import Tensor
 from hdrm import CSR
 
 BLOCK = 1024  # users at a time: the block's scores are tens of megabytes
-MOST_PAIRS = 2 * 10**8  # (user, item) pairs beyond which rows that take minutes for them are left out
+# (user, item) pairs beyond which rows that take minutes for them are left out
+MOST_PAIRS = 2 * 10**8
 
 
 def _flipped(users: Tensor) -> Tensor:

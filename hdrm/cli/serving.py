@@ -98,8 +98,10 @@ def export(run, to, out, form, index, effort, k, device) -> None:
 
 
 def _separated(text: str) -> list[str]:
-    """"1, 5,9" → 1, 5, 9; an id with a comma is quoted as in a .csv file."""
-    return [part.strip() for part in next(csv.reader([text], skipinitialspace=True)) if part.strip()]
+    """1, 5, 9 of "1, 5,9"; an id with a comma is quoted as in a .csv file."""
+    return [
+        part.strip() for part in next(csv.reader([text], skipinitialspace=True)) if part.strip()
+    ]
 
 
 def _print(run, titles, items, distances) -> None:

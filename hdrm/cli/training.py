@@ -287,7 +287,9 @@ def plan(
 
     several = devices is not None or mesh is not None
     if several and budget is not None:
-        raise click.UsageError("--budget chooses settings of one device: leave it out, or --devices")
+        raise click.UsageError(
+            "--budget chooses settings of one device: leave it out, or --devices"
+        )
     counts = (users, items, interactions)
     if (dataset is None) == (None in counts):
         raise click.UsageError("give a DATASET, or --users, --items and --interactions")

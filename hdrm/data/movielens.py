@@ -136,7 +136,9 @@ def _open(
 ) -> Iterator[IO[bytes]]:
     """The member's bytes, at most ``limit``; ``other`` is expected beside it."""
     if not Path(archive).is_file():
-        raise FileNotFoundError(f"{archive} is no file; give the .zip file that GroupLens publishes")
+        raise FileNotFoundError(
+            f"{archive} is no file; give the .zip file that GroupLens publishes"
+        )
     try:
         with zipfile.ZipFile(archive) as zipped:
             found = zipped.namelist()

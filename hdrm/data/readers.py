@@ -122,8 +122,7 @@ def _read_adjacency(path: Path) -> tuple[np.ndarray, int]:
                 except (ValueError, OverflowError):
                     text = line.decode("utf-8", "replace").strip()[:60]
                     raise ValueError(
-                        f"{path}, line {number}: expected integers 'user item item …', "
-                        f"got {text!r}"
+                        f"{path}, line {number}: expected integers 'user item item …', got {text!r}"
                     ) from None
                 if user < 0 or min(rest, default=0) < 0:
                     raise ValueError(f"{path}, line {number}: negative id {min([user, *rest])}")

@@ -21,8 +21,11 @@ _ROLES = {
     "time": ("time", "timestamp", "ts", "date", "datetime"),
     "rating": ("rating",),
 }
-_HEADERLESS = {2: ("user", "item"), 3: ("user", "item", "time"),
-               4: ("user", "item", "rating", "time")}  # 4: MovieLens' order
+_HEADERLESS = {
+    2: ("user", "item"),
+    3: ("user", "item", "time"),
+    4: ("user", "item", "rating", "time"),
+}  # 4: MovieLens' order
 MISSING = ("", "nan", "null")
 
 
@@ -153,7 +156,10 @@ class _Text(Source):
         self.header = header
         self.width = len(first)
         lazy = pl.scan_csv(
-            path, separator=self.separator, has_header=header, infer_schema=False,
+            path,
+            separator=self.separator,
+            has_header=header,
+            infer_schema=False,
             quote_char='"' if self.quoting else None,
         )
         try:
@@ -364,8 +370,12 @@ def _parse_rating(pl, source: Source) -> np.ndarray:
 
 
 def _parse_dates(pl, column):
-    for pattern in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f",
-                    "%Y-%m-%dT%H:%M:%S%.f%#z"):
+    for pattern in (
+        "%Y-%m-%d",
+        "%Y-%m-%d %H:%M:%S%.f",
+        "%Y-%m-%dT%H:%M:%S%.f",
+        "%Y-%m-%dT%H:%M:%S%.f%#z",
+    ):
         dates = column.str.to_datetime(pattern, time_unit="us", strict=False)
         if dates.null_count() < len(dates):
             break

@@ -103,7 +103,9 @@ class RankCheckpoints(Checkpoints):
             for path, entry in layout.items()
         }
         spread = {path: self._part(path, of, layout) for path, of in empty.items()}
-        reader = HuggingFaceStorageReader(str(self.folder / self._names(answer["number"])["tensors"]))
+        reader = HuggingFaceStorageReader(
+            str(self.folder / self._names(answer["number"])["tensors"])
+        )
         dcp.load(spread, storage_reader=reader, process_group=team.world.control)
         tensors = {
             path: self._returned(of.to_local()) if isinstance(of, DTensor) else of
@@ -127,9 +129,13 @@ class RankCheckpoints(Checkpoints):
         replicated = sum(path.startswith("model/denoisers") for path in tensors)
         found = {}
         for path, tensor in tensors.items():
-            of_rows = tensor.dim() == 2 and tensor.shape[0] == own[0] and tensor.shape[1] in (1, own[1])
+            of_rows = (
+                tensor.dim() == 2 and tensor.shape[0] == own[0] and tensor.shape[1] in (1, own[1])
+            )
             of_rows &= not path.startswith(DENOISERS)
-            if path.startswith("average/") and any(p.startswith("stage/optimizer") for p in tensors):
+            if path.startswith("average/") and any(
+                p.startswith("stage/optimizer") for p in tensors
+            ):
                 # The averages of stage 2 are of the denoisers' parameters, and then of the table.
                 of_rows &= int(path.rsplit("/", 1)[1]) >= replicated
             shape = list(tensor.shape)
@@ -140,12 +146,12 @@ class RankCheckpoints(Checkpoints):
             }
         return found
 
-    def _spread(self, tensors: Mapping[str, Tensor], layout: Mapping[str, dict]) -> dict[str, Tensor]:
+    def _spread(
+        self, tensors: Mapping[str, Tensor], layout: Mapping[str, dict]
+    ) -> dict[str, Tensor]:
         """Rows in chunks of equal size, as DTensors; the others as they are."""
         return {
-            path: self._part(
-                path, self._chunk(tensor) if layout[path]["rows"] else tensor, layout
-            )
+            path: self._part(path, self._chunk(tensor) if layout[path]["rows"] else tensor, layout)
             for path, tensor in tensors.items()
         }
 
@@ -192,4 +198,3 @@ class RankCheckpoints(Checkpoints):
         asking, place = self._asking(rows)
         given = asking.given(chunk.to(place.device))
         return torch.empty_like(given).index_copy_(0, place, given).cpu()
-

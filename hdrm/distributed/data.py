@@ -114,7 +114,9 @@ def _made(name, world, cuts, train, valid, test, notes, labels) -> RankDataset:
     parts = {"train": graph.user_items, "valid": valid, "test": test}
     counts = team.total(torch.tensor([part.nnz for part in parts.values()]))
     splits.require_all(counts.tolist(), "as read")
-    without = [int((of == 0).sum()) for of in graph.degrees.split([graph.num_users, graph.num_items])]
+    without = [
+        int((of == 0).sum()) for of in graph.degrees.split([graph.num_users, graph.num_items])
+    ]
     missing = tuple(team.total(torch.tensor(without)).tolist())
     more = loading.notes_on_missing(missing, (cuts.num_users, cuts.num_items))
     return RankDataset(
@@ -135,12 +137,16 @@ def _rows(rowptr: Tensor, col: Tensor, users: range, num_users: int, num_items: 
     bounds = rowptr[users.start : users.stop + 1].clone()
     begin, end = int(bounds[0]), int(bounds[-1])
     if begin < 0 or end > len(col) or bool((bounds.diff() < 0).any()):
-        raise ValueError(f"the graph's offsets of users {users.start} … {users.stop - 1} are damaged")
+        raise ValueError(
+            f"the graph's offsets of users {users.start} … {users.stop - 1} are damaged"
+        )
     items = torch.empty(end - begin, dtype=torch.int32)
     for start in range(begin, end, VERIFIED):
         part = col[start : min(start + VERIFIED, end)].long() - num_users
         if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < num_items:
-            raise ValueError("the graph's columns are damaged: build it again with: hdrm graph build")
+            raise ValueError(
+                "the graph's columns are damaged: build it again with: hdrm graph build"
+            )
         items[start - begin : start - begin + len(part)] = part
     return CSR.trusted(bounds - begin, items, num_items)
 

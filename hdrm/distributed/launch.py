@@ -62,7 +62,9 @@ def refuse(config: Config) -> None:
         ("conditioning", "pair", "history"),
     ):
         if getattr(config, name) == value:
-            raise ValueError(f"several processes cannot train with {name} = {value}; set {name} = {other}")
+            raise ValueError(
+                f"several processes cannot train with {name} = {value}; set {name} = {other}"
+            )
 
 
 def _connected(meeting: Meeting, device: str, mesh: str | None) -> World:

@@ -151,7 +151,9 @@ class _RankCounts(Counts):
     def rounds(self, dim: int, count: int) -> int:
         """Work tables of a propagation of rows (·, dim)."""
         width = self.shares.widths(self.process, dim)[1]
-        rows = 2 * (self.group_users + self.halo) + self.asked + (1 + (count > 1)) * self.group_items
+        rows = (
+            2 * (self.group_users + self.halo) + self.asked + (1 + (count > 1)) * self.group_items
+        )
         rows += (self.shares.cols > 1) * (self.group_users + self.group_items)
         return rows * width * FLOAT
 
@@ -254,7 +256,9 @@ def received(
         diffusion += entering + entering  # and back
     elif softmax:
         diffusion += entering
-    diffusion["gradients of the denoisers"] = 2 * counted.denoisers * (shares.size - 1) // shares.size
+    diffusion["gradients of the denoisers"] = (
+        2 * counted.denoisers * (shares.size - 1) // shares.size
+    )
     found["a step of the diffusion"] = diffusion
     validation = encoded.copy()
     validation["all items"] = came.all_items(gradient=False)

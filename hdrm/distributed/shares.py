@@ -57,7 +57,9 @@ class Shares:
         count = rows * cols
         for what, number in (("users", sizes.num_users), ("items", sizes.num_items)):
             if number < count:
-                raise ValueError(f"{count} devices need as many {what} at least, there are {number}")
+                raise ValueError(
+                    f"{count} devices need as many {what} at least, there are {number}"
+                )
 
         def share(number: int) -> np.ndarray:
             return np.diff(number * np.arange(count + 1) // count)

@@ -138,7 +138,9 @@ class RankTeam(Team):
     def save(self, model: HDRM, run: Path) -> None:
         """The main process writes the file of a single one: it takes the whole table and graph."""
         weights = dict(model.state_dict())
-        table = self.world.collected(*(weights[TABLE][part] for part in self.of_users_and_items(model)))
+        table = self.world.collected(
+            *(weights[TABLE][part] for part in self.of_users_and_items(model))
+        )
         graph = self._collected_graph(model.graph, run)
         if self.main:
             checkpoint.save_weights(weights | {TABLE: table}, graph, model.config, run)
@@ -214,9 +216,7 @@ class _AllItems(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         team, count = ctx.team, len(ctx.team.items)
-        taken = team.world.exchange(
-            gradient, ctx.counts, [count] * team.size, label="all items"
-        )
+        taken = team.world.exchange(gradient, ctx.counts, [count] * team.size, label="all items")
         of_own = gradient.new_zeros(ctx.shape)
         torch.sum(taken.view(team.size, count, -1), 0, out=of_own[len(team.users) :])
         return of_own, None

@@ -80,7 +80,9 @@ class World:
         out = rows.new_empty((sum(receive), *rows.shape[1:]))
         dist.all_to_all_single(out, rows.contiguous(), list(receive), list(send), group=group)
         from_others = sum(receive) - receive[dist.get_rank(group)]
-        self.received[label] += from_others * out[:1].numel() * out.element_size() if len(out) else 0
+        self.received[label] += (
+            from_others * out[:1].numel() * out.element_size() if len(out) else 0
+        )
         return out
 
     def counts(self, send: Sequence[int], group=None) -> list[int]:

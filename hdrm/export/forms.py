@@ -31,7 +31,9 @@ from .. import ops
 FORMS = ("tangent", "lorentz", "inner-product", "euclidean")
 
 
-def user_vectors(points: Tensor, form: str, *, c: float = 1.0, scale: float | None = None) -> Tensor:
+def user_vectors(
+    points: Tensor, form: str, *, c: float = 1.0, scale: float | None = None
+) -> Tensor:
     """The form that is ranked for, of users' points (B, d+1): those of a model, or folded in.
 
     Args:

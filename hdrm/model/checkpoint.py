@@ -66,7 +66,10 @@ def save(model: HDRM, run: str | os.PathLike[str]) -> None:
 
 
 def save_weights(
-    weights: Mapping[str, Tensor], graph: BipartiteGraph, config: Config, run: str | os.PathLike[str]
+    weights: Mapping[str, Tensor],
+    graph: BipartiteGraph,
+    config: Config,
+    run: str | os.PathLike[str],
 ) -> None:
     """As save, of the state_dict of a model with this graph and configuration."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in weights.items()}

@@ -57,7 +57,10 @@ class Mask(nn.Module):
         return x * (bits.view(total, *x.shape[1:])[mine] < self.kept - 2**15)
 
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"tanh": InPlaceTanh, "relu": partial(nn.ReLU, inplace=True)}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": InPlaceTanh,
+    "relu": partial(nn.ReLU, inplace=True),
+}
 
 
 class Denoiser(nn.Module):

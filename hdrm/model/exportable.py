@@ -48,7 +48,5 @@ class Exportable(nn.Module):
         known = ((users >= 0) & (users < count)).all()
         torch._assert_async(known, f"users must be in 0 … {count - 1}")
         seen = CSR.trusted(self.seen_rowptr, self.seen_col, self.items.shape[0]).rows(users)
-        distances, items = ops.topk(
-            self.users[users], self.items, self.k, exclude=seen, c=self.c
-        )
+        distances, items = ops.topk(self.users[users], self.items, self.k, exclude=seen, c=self.c)
         return items, distances

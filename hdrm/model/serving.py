@@ -72,9 +72,7 @@ def similar_items(
     points = model.points()[1]
     items = _ids("items", items, model.num_items, points.device)
     itself = CSR(torch.arange(len(items) + 1, device=items.device), items.int(), len(points))
-    distances, found = ops.topk(
-        points[items], points, k, exclude=itself, c=model.config.curvature
-    )
+    distances, found = ops.topk(points[items], points, k, exclude=itself, c=model.config.curvature)
     return found, distances
 
 

@@ -37,9 +37,7 @@ _NAMESPACES = {  # "cpu" is "hdrm" on the CPU
     "cuda": "hdrm_cuda",
     "triton": "hdrm_triton",
 }
-_LIBRARIES = {
-    name: torch.library.Library(name, "DEF") for name in ("hdrm", *_NAMESPACES.values())
-}
+_LIBRARIES = {name: torch.library.Library(name, "DEF") for name in ("hdrm", *_NAMESPACES.values())}
 _TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _COMPILED = native.load() is not None
@@ -302,13 +300,11 @@ def define(
         found = tuple(x.new_empty(x.shape) for x in inputs[:differentiable])
         return found if len(found) > 1 else found[0]
 
-    _declare(
-        f"{name}_backward", module, backward_schema, backward_reference, backward_fake, widen
-    )
+    _declare(f"{name}_backward", module, backward_schema, backward_reference, backward_fake, widen)
     tensors = [i for i in read if arguments[i].startswith("Tensor")]
     for namespace, library in _LIBRARIES.items():
         _EAGER[namespace][name] = derivatives.register(
-            library, namespace, name, len(names), tensors, read[len(tensors):], differentiable
+            library, namespace, name, len(names), tensors, read[len(tensors) :], differentiable
         )
         if rowwise:
             derivatives.register_rowwise_vmap(library, name)

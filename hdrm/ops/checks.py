@@ -140,9 +140,7 @@ def table(op: str, *, storage: bool = False, **tensors: Tensor) -> None:
     _check(op, storage, tensors)
     for name, tensor in tensors.items():
         if tensor.dim() != 2:
-            raise ValueError(
-                f"{op}: {name} must have shape (n, d+1), got {tuple(tensor.shape)}"
-            )
+            raise ValueError(f"{op}: {name} must have shape (n, d+1), got {tuple(tensor.shape)}")
 
 
 def ids(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], device: torch.device) -> None:

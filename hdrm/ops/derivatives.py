@@ -148,7 +148,9 @@ def register_rowwise_vmap(library: torch.library.Library, op: str) -> None:
         moved = [
             arg
             if not isinstance(arg, Tensor)
-            else arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+            else arg.expand(info.batch_size, *arg.shape)
+            if dim is None
+            else arg.movedim(dim, 0)
             for arg, dim in zip(args, in_dims)
         ]
         found = packet(*moved)

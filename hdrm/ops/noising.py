@@ -61,9 +61,7 @@ def directional_noise(
     """
     alpha_bar, root_c = _schedule("directional_noise", z0, t, alpha_bar, first_row, c)
     if not 0 <= growth < math.inf:
-        raise ValueError(
-            f"directional_noise: growth must be at least 0 and finite, got {growth!r}"
-        )
+        raise ValueError(f"directional_noise: growth must be at least 0 and finite, got {growth!r}")
     if statistics is None:
         mean, std = column_statistics(z0)
     else:

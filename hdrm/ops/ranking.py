@@ -169,8 +169,7 @@ def _sample_negatives(
     outside = (users < 0) | (users >= num_rows)
     if outside.any():
         raise ValueError(
-            f"sample_negatives: users must be in 0 … {num_rows - 1}, got "
-            f"{int(users[outside][0])}"
+            f"sample_negatives: users must be in 0 … {num_rows - 1}, got {int(users[outside][0])}"
         )
     start = rowptr[users][:, None]
     unseen = num_items - (rowptr[users + 1][:, None] - start)

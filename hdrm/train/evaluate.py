@@ -193,5 +193,7 @@ def evaluate_split(model: HDRM, dataset: Dataset, split: str) -> dict[str, dict[
         else:
             h, z = model.encoder(model.graph), None
         h = team.with_all_items(h)
-        found = [measured(model.mix(h, z, weight), model.config.curvature) for weight in (0.0, omega)]
+        found = [
+            measured(model.mix(h, z, weight), model.config.curvature) for weight in (0.0, omega)
+        ]
     return {"popularity": popular, "encoder": found[0], "hdrm": found[1]}

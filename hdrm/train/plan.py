@@ -110,7 +110,8 @@ def plan(config: Config, sizes: Sizes, *, device: str = "cuda") -> Plan:
     counted = Counts(config, sizes)
     parts = parts_of(counted)
     unified = device.split(":")[0] == "cpu"
-    if unified:  # see hdrm.memory; a table's, for the halves of h that are ranked do not fit its place
+    if unified:
+        # See hdrm.memory; a table's, for the halves of h that are ranked do not fit its place.
         kept = min(counted.table, kept_by_default())
         parts.append(Part("kept of results", kept, (ENCODER[-1], DIFFUSION[-1], TEST), host=True))
         if config.conditioning == "pair":  # noisy vectors and gradients: up to three rows of a pair
@@ -222,7 +223,8 @@ class Counts:
     def sampled_rows(self) -> list[int]:
         """Nodes of S_0 … S_L of a part of a batch, if neighbours were drawn uniformly: at most."""
         config = self.config
-        drawn = 3 * config.encoder_batch / config.micro_batches  # users, positives, chosen negatives
+        # Users, positives, chosen negatives.
+        drawn = 3 * config.encoder_batch / config.micro_batches
         nodes = self.whole.num_users + self.whole.num_items
         found = [distinct(nodes, drawn)]
         for fanout in config.fanouts:

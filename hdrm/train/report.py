@@ -245,9 +245,14 @@ def print_summary(console: Console, summary: Summary) -> None:
         ("density", f"{summary.density:.3%}"),
     ]
     for side, degrees in (("user", summary.users), ("item", summary.items)):
-        none, few = (f"{count:,} ({count / degrees.size:.1%})" for count in (degrees.none, degrees.few))
+        none, few = (
+            f"{count:,} ({count / degrees.size:.1%})" for count in (degrees.none, degrees.few)
+        )
         rows += [
-            (f"training interactions of {side}s", f"median {degrees.median:g}, most {degrees.largest:,}"),
+            (
+                f"training interactions of {side}s",
+                f"median {degrees.median:g}, most {degrees.largest:,}",
+            ),
             (f"{side}s with none; fewer than {FEW}", f"{none}; {few}"),
         ]
     rows.append(("Gini coefficient of item popularity", f"{summary.gini:.2f}"))

@@ -279,7 +279,9 @@ class Run:
             return known[label]
         if not known and label.isdecimal() and int(label) < count:
             return int(label)
-        expected = "an id of the data it was trained on" if known else f"a number in 0 … {count - 1}"
+        expected = (
+            "an id of the data it was trained on" if known else f"a number in 0 … {count - 1}"
+        )
         alike = difflib.get_close_matches(label, known or ()) if count <= SEARCHED_FOR else []
         if alike:
             expected += f", such as {', '.join(map(repr, alike))}"

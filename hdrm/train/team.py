@@ -127,7 +127,6 @@ class Team:
         """ops.column_statistics of the own users' rows of a table, over the rows of all users."""
         return ops.column_statistics(z0)
 
-
     # The run folder, and what all have to agree on
 
     def facts(self) -> dict:

@@ -275,7 +275,9 @@ class Trainer:
     def _validates(self, stage: Stage) -> bool:
         """Whether a validation ends the epoch: a multiple of eval_steps is passed, or it is the last."""
         epoch, every = self._at.epoch, self.config.eval_steps
-        passed = epoch * stage.steps_per_epoch // every - (epoch - 1) * stage.steps_per_epoch // every
+        passed = (
+            epoch * stage.steps_per_epoch // every - (epoch - 1) * stage.steps_per_epoch // every
+        )
         return passed > 0 or epoch == stage.epochs
 
     def _select(self, stage: str, omegas: Sequence[float], **more) -> bool:
