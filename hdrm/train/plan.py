@@ -196,7 +196,7 @@ class Counts:
         self.ranked = self.of_users + self.whole.num_items * self.row
         self.marks = 2 * sizes.num_train  # a byte an edge of the graph
         users = -(-min(config.softmax_users, sizes.num_users) // config.micro_batches)
-        self.beside_items = users * self.whole.num_items * FLOAT * 2
+        self.beside_items = users * self.whole.num_items * FLOAT
         widths = [2 * config.dim + 10, *config.hidden, config.dim]
         weights = sum(a * b + b for a, b in itertools.pairwise(widths)) + 10 * 10 + 10
         self.denoisers = 2 * weights * FLOAT

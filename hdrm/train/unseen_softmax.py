@@ -39,9 +39,9 @@ def unseen_softmax_loss(
         weights: w of every user (B,); None for 1.
         c: the curvature is −c.
 
-    One matrix (B, I) is alive while the loss is computed and turns into the gradient of s in place:
-    what is kept for the backward are the two gradients. So B bounds the memory. A user who has seen
-    every item has no negative and adds 0.
+    One matrix (B, I) is alive while the loss is computed, and all is done in place: what is kept for
+    the backward are the two gradients. So B bounds the memory. A user who has seen every item has no
+    negative and adds 0.
     """
     if weights is None:
         weights = users.new_ones(len(users))
@@ -56,19 +56,25 @@ class _UnseenSoftmax(torch.autograd.Function):
         # which falls out of the loss. b is computed without cancellation: flat spaces (c → 0) too.
         signed = items.clone()
         signed[:, 0] = -items[:, 1:].square().sum(1) / (items[:, 0] + c**-0.5)
-        s = (users @ signed.T).mul_(scale)
+        signed *= scale
+        s = users @ signed.T
         at = s[row, positive]
         s[seen_row, seen] = -torch.inf
-        # The least number stands for −∞, the sum over no item: s − lse is −∞ then and not NaN.
-        lse = s.logsumexp(1).clamp_(min=torch.finfo(s.dtype).min)
-        above = lse[row] - at
+        # Least numbers stand for −∞ and 0, of the sum over no item: no NaN comes of it.
+        least = torch.finfo(s.dtype)
+        top = s.amax(1, keepdim=True).clamp_(min=least.min)
+        e = s.sub_(top).exp_()
+        total = e.sum(1).clamp_(min=least.tiny)
+        above = (top[:, 0] + total.log())[row] - at
         loss = (torch.nn.functional.softplus(above) * weights[row]).sum()
         pull = above.sigmoid_() * weights[row]
-        push = torch.zeros_like(lse).index_add_(0, row, pull)
-        gradient = s.sub_(lse[:, None]).exp_().mul_(push[:, None])
-        gradient[row, positive] = -pull  # where s was −∞, and the gradient 0
-        of_users = gradient @ signed * scale
-        of_items = gradient.T @ users * scale
+        push = torch.zeros_like(total).index_add_(0, row, pull)
+        # The gradient of s is e·share but at the positives, which are seen, −pull. Rows of the small
+        # factors are scaled, not of e.
+        share = push / total
+        e[row, positive] = -pull / share.clamp(min=least.tiny)[row]
+        of_users = (e @ signed).mul_(share[:, None])
+        of_items = (e.T @ (users * share[:, None])).mul_(scale)
         of_items[:, 0].neg_()
         ctx.save_for_backward(of_users, of_items)
         return loss
