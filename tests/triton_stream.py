@@ -1,6 +1,6 @@
-"""Writes what triton.language draws for a seed and a file of int64 indices; run as a script.
+"""Writes what triton.language draws for a seed and a file of int64 indices.
 
-TRITON_INTERPRET=1 python triton_stream.py SEED INDICES.npy OUT.npz
+As a script: TRITON_INTERPRET=1 python triton_stream.py SEED INDICES.npy OUT.npz
 """
 
 import sys

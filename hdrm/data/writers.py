@@ -1,9 +1,11 @@
-"""A data set as a folder that ``hdrm.data.load`` reads.
+"""A data set as a folder that ``hdrm.data.load`` reads. In it are
 
-{train,valid,test}_list.npy    int64 (n, 2) of (user, item), as the authors of HDRM publish them
-labels.json                    the original ids, where they are known
-titles.csv                     item, title; where titles are known
-dataset.json                   what it is: sizes, fingerprint, remarks on how it was made
+    {train,valid,test}_list.npy    int64 (n, 2) of (user, item), as the authors of HDRM publish them
+    labels.json                    the original ids, where they are known
+    titles.csv                     item, title; where titles are known
+    dataset.json                   what it is: sizes, fingerprint, remarks on how it was made
+
+Reading it needs the lists alone.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def open_trainer(
 
 
 def _state(team: RankTeam, config: Config, run: Path) -> str:
-    """ "new", "begun" or "finished"; of what was begun, what has no checkpoint is taken back."""
+    """One of "new", "begun" and "finished"; of what was begun, what has no checkpoint is taken back."""
     answer = None
     if team.main:
         try:
