@@ -20,6 +20,8 @@ def _interpret_quickly():
     import triton.language as tl
     from triton.runtime import interpreter
 
+    if not hasattr(interpreter, "_patch_lang"):
+        return  # a Triton that is another inside
     replace = interpreter._patch_lang
 
     def replace_what_is_not(fn):
